@@ -1,0 +1,13 @@
+// SPDX-License-Identifier: Apache-2.0
+// The executable specification: obvious loops, one thread, any machine. Every other kernel is judged by it:
+// bit for bit in int8, in the quantizers and on every CPU; within the proven bound for fp8 on tensor cores.
+#pragma once
+#include "evergemm/problem.h"
+
+namespace evergemm::reference {
+
+void gemm(const GemmProblem& problem);
+void quantize(const QuantizeProblem& problem);
+void permute(const PermuteProblem& problem);
+
+}  // namespace evergemm::reference

@@ -1,0 +1,17 @@
+// SPDX-License-Identifier: Apache-2.0
+// The one validator: tensors as they were given -> a Problem that kernels may trust, or one sentence that says what was
+// expected, what came, and what to do. Every rule is checked in signature order; the first that fails is reported.
+// Public: a C++ program builds its problems with it as the torch operators do.
+#pragma once
+#include "evergemm/error.h"
+#include "evergemm/problem.h"
+
+namespace evergemm {
+
+// Where `arguments.out` (or q, scale, azp) is not given, the problem's output pointers stay null and its strides are those
+// of a fresh contiguous result: the caller allocates and fills them in.
+Status validate(const ScaledMmArguments& arguments, GemmProblem& problem);
+Status validate(const QuantizeArguments& arguments, QuantizeProblem& problem);
+Status validate(const PermuteArguments& arguments, PermuteProblem& problem);
+
+}  // namespace evergemm
