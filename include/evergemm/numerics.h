@@ -9,7 +9,9 @@
 #if defined(__CUDACC__)
 #define EVERGEMM_HOST_DEVICE __host__ __device__ __forceinline__
 #else
-#define EVERGEMM_HOST_DEVICE inline
+// Always inlined: files compiled for different instruction sets include this, and a copy that the linker keeps from one of
+// them must not be called on a processor without it.
+#define EVERGEMM_HOST_DEVICE inline __attribute__((always_inline))
 #endif
 
 namespace evergemm::numerics {
@@ -160,8 +162,10 @@ EVERGEMM_HOST_DEVICE std::int8_t quantize_int8_asymmetric(float x, float scale, 
   const int shifted = static_cast<int>(limited) + azp;
   return static_cast<std::int8_t>(shifted > 127 ? 127 : shifted < -128 ? -128 : shifted);
 }
+// A NaN quotient gives 0x7f, whatever the operands' signs: processors disagree on the sign of a NaN result.
 EVERGEMM_HOST_DEVICE std::uint8_t quantize_float8(float x, float scale) {
-  return float_to_float8_e4m3fn(div32(x, scale));
+  const float quotient = div32(x, scale);
+  return is_nan(quotient) ? 0x7fu : float_to_float8_e4m3fn(quotient);
 }
 
 inline constexpr float kFloatMax = 3.402823466e+38f;
