@@ -27,6 +27,8 @@ struct DeviceFacts {
 DeviceFacts cpu_facts();
 // A data-sheet device of that architecture, for explain() without the device.
 DeviceFacts nominal_facts(Architecture architecture);
+// Facts for "cpu" (this one), "cpu-portable", "cpu-avx2", "cpu-avx512", "cpu-avx512_vnni", "sm90a", ...; false for other texts.
+bool facts_named(const char* text, DeviceFacts& facts);
 
 // Whether kernels for that architecture are in this binary (cpu always is). A plan can be asked for either way.
 bool is_built(Architecture architecture);

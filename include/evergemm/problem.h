@@ -138,8 +138,10 @@ struct QuantizeProblem {
   std::int64_t residual_stride = 0;
   float eps = 0;
   float q_min = 0, q_max = 0;
-  std::int64_t packed_columns_stride = 0;   // dropin_group_packed: words from one column of words to the next (A)
-  std::int64_t padded_rows = 0;             // dropin_group_packed: rows of scale words that the storage holds a column
+  // dropin_group_packed: column c of scale words starts at c * packed_columns_stride (A = rows rounded up to 4); the words
+  // of rows [rows, A) become 0 in every column but the last. q holds q_rows >= rows rows; those beyond `rows` become 0.
+  std::int64_t packed_columns_stride = 0;
+  std::int64_t q_rows = 0;
   Device device;
 };
 

@@ -1,0 +1,91 @@
+// SPDX-License-Identifier: Apache-2.0
+// Which architectures have rows, which have kernels in this binary, and data-sheet facts for those that are not here.
+#include "plan/table.h"
+
+#include <cstring>
+#include <string_view>
+
+#include "evergemm/plan.h"
+
+#ifndef EVERGEMM_BUILT_ARCHITECTURES
+#define EVERGEMM_BUILT_ARCHITECTURES ""  // comma-separated names, set by the build: "sm90a"
+#endif
+
+namespace evergemm {
+
+namespace plan_tables {
+
+const ArchitectureTable* table_of(Architecture architecture) {
+  switch (architecture) {
+    case Architecture::cpu:
+      return &kCpuTable;
+#if __has_include("plan/sm90.h")
+    case Architecture::sm90a:
+      return &kSm90aTable;
+#endif
+    default:
+      return nullptr;
+  }
+}
+
+}  // namespace plan_tables
+
+bool is_built(Architecture architecture) {
+  if (architecture == Architecture::cpu) return true;
+  std::string_view built = EVERGEMM_BUILT_ARCHITECTURES;
+  const std::string_view wanted = name(architecture);
+  while (!built.empty()) {
+    const std::size_t comma = built.find(',');
+    if (built.substr(0, comma) == wanted) return true;
+    built = comma == std::string_view::npos ? std::string_view() : built.substr(comma + 1);
+  }
+  return false;
+}
+
+DeviceFacts nominal_facts(Architecture architecture) {
+  // Multiprocessors and shared memory per block (opt-in) of a common card: T4, A100, A10, L40S, H100 SXM, B200, B300,
+  // Thor, RTX 5090, GB10. Source: NVIDIA's data sheets and CUDA programming guide, table of compute capabilities.
+  struct Nominal {
+    Architecture architecture;
+    std::int32_t multiprocessors;
+    std::int32_t shared_memory_bytes;
+  };
+  constexpr std::int32_t kib = 1024;
+  constexpr Nominal table[] = {
+      {Architecture::sm75, 40, 64 * kib},   {Architecture::sm80, 108, 163 * kib}, {Architecture::sm86, 72, 99 * kib},
+      {Architecture::sm89, 142, 99 * kib},  {Architecture::sm90a, 132, 227 * kib}, {Architecture::sm100, 148, 227 * kib},
+      {Architecture::sm103, 160, 227 * kib}, {Architecture::sm110, 20, 227 * kib}, {Architecture::sm120, 170, 99 * kib},
+      {Architecture::sm121, 48, 99 * kib},
+  };
+  for (const Nominal& nominal : table) {
+    if (nominal.architecture != architecture) continue;
+    DeviceFacts facts;
+    facts.architecture = architecture;
+    facts.cores = nominal.multiprocessors;
+    facts.shared_memory_bytes = nominal.shared_memory_bytes;
+    return facts;
+  }
+  return cpu_facts();
+}
+
+bool facts_named(const char* text, DeviceFacts& facts) {
+  constexpr std::string_view cpu_prefix = "cpu-";
+  const std::string_view wanted = text;
+  if (wanted.substr(0, cpu_prefix.size()) == cpu_prefix) {
+    for (InstructionSet set : {InstructionSet::portable, InstructionSet::avx2, InstructionSet::avx512,
+                               InstructionSet::avx512_vnni}) {
+      if (wanted.substr(cpu_prefix.size()) == name(set)) {
+        facts = cpu_facts();
+        facts.instruction_set = set;
+        return true;
+      }
+    }
+    return false;
+  }
+  Architecture architecture;
+  if (!parse(text, architecture)) return false;
+  facts = nominal_facts(architecture);
+  return true;
+}
+
+}  // namespace evergemm
