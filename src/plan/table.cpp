@@ -19,7 +19,7 @@ const ArchitectureTable* table_of(Architecture architecture) {
   switch (architecture) {
     case Architecture::cpu:
       return &kCpuTable;
-#if __has_include("plan/sm90.h")
+#if __has_include("plan/sm90.cpp")
     case Architecture::sm90a:
       return &kSm90aTable;
 #endif
