@@ -65,8 +65,23 @@ EVERGEMM_HOST_DEVICE float div32(float x, float y) {
   return x / y;
 #endif
 }
+EVERGEMM_HOST_DEVICE float sqrt32(float x) {
+#if defined(__CUDA_ARCH__)
+  return __fsqrt_rn(x);
+#else
+  return __builtin_sqrtf(x);
+#endif
+}
 EVERGEMM_HOST_DEVICE bool is_nan(float x) { return (float_to_bits(x) & 0x7fffffffu) > 0x7f800000u; }
 EVERGEMM_HOST_DEVICE float abs32(float x) { return bits_to_float(float_to_bits(x) & 0x7fffffffu); }
+
+// The one NaN that quantizers store as a scale, so that their results compare by bits.
+EVERGEMM_HOST_DEVICE float canonical_nan() { return bits_to_float(0x7fc00000u); }
+// The larger magnitude; NaN where either is NaN.
+EVERGEMM_HOST_DEVICE float larger_magnitude(float absmax, float x) {
+  const float magnitude = abs32(x);
+  return is_nan(magnitude) || magnitude > absmax ? magnitude : absmax;  // a NaN absmax compares false and stays
+}
 
 // Round to the nearest integer, ties to even, for |x| < 2^22; larger magnitudes are integers or saturate at the caller.
 EVERGEMM_HOST_DEVICE float round_even(float x) {
@@ -173,9 +188,24 @@ inline constexpr float kFloatMinNormal = 1.1754943508222875e-38f;  // 2^-126
 
 // scale = absmax / q_max: 1 for absmax 0, never below 2^-126, absmax limited to the largest finite float; NaN stays NaN.
 EVERGEMM_HOST_DEVICE float scale_of(float absmax, float q_max) {
+  if (is_nan(absmax)) return canonical_nan();
   if (absmax == 0.0f) return 1.0f;
   const float scale = div32(absmax > kFloatMax ? kFloatMax : absmax, q_max);
   return scale < kFloatMinNormal ? kFloatMinNormal : scale;
+}
+// Asymmetric int8, lo = min(0, row), hi = max(0, row), either NaN where the row has one: scale = (hi - lo) / 255 under the
+// rules of scale_of, each end limited to the largest finite float.
+EVERGEMM_HOST_DEVICE float asymmetric_scale(float lo, float hi) {
+  const float low = lo < -kFloatMax ? -kFloatMax : lo;
+  const float high = hi > kFloatMax ? kFloatMax : hi;
+  return scale_of(add32(high, -low), 255.0f);
+}
+// azp = rn(-128 - lo / scale), in [-128, 127]; 0 where the scale is NaN.
+EVERGEMM_HOST_DEVICE std::int32_t asymmetric_zero_point(float lo, float scale) {
+  const float low = lo < -kFloatMax ? -kFloatMax : lo;
+  const float azp = round_even(add32(-128.0f, -div32(low, scale)));
+  if (is_nan(azp)) return 0;
+  return azp > 127.0f ? 127 : azp < -128.0f ? -128 : static_cast<std::int32_t>(azp);
 }
 // The next power of two at or above a scale (quantizers' power_of_two_scales).
 EVERGEMM_HOST_DEVICE float power_of_two_at_least(float scale) {
@@ -209,8 +239,8 @@ EVERGEMM_HOST_DEVICE float exp32(float x) {
 }
 // x / (1 + e^-x)
 EVERGEMM_HOST_DEVICE float silu(float x) { return div32(x, add32(1.0f, exp32(-x))); }
-// x * Phi(x) = x * erfc(-x / sqrt 2) / 2; erfc by Abramowitz and Stegun 7.1.26 (absolute error 1.5e-7), which keeps its
-// relative accuracy for negative x, where 1 + erf would cancel.
+// x * Phi(x) = x * erfc(-x / sqrt 2) / 2; erfc by Abramowitz and Stegun 7.1.26 (absolute error 1.5e-7). The small side is
+// formed directly: 1 + erf would cancel there.
 EVERGEMM_HOST_DEVICE float gelu(float x) {
   const float y = mul32(abs32(x), 0.70710678118654752f);
   const float t = div32(1.0f, fma32(0.3275911f, y, 1.0f));
@@ -222,7 +252,7 @@ EVERGEMM_HOST_DEVICE float gelu(float x) {
   const float half_erfc = mul32(mul32(mul32(p, t), exp32(-mul32(y, y))), 0.5f);
   if (x > 0.0f) return mul32(x, add32(1.0f, -half_erfc));
   // x = -inf: erfc is 0, the product would be NaN; the limit is 0
-  return half_erfc == 0.0f ? mul32(0.0f, half_erfc) : mul32(x, half_erfc);
+  return half_erfc == 0.0f ? 0.0f : mul32(x, half_erfc);
 }
 EVERGEMM_HOST_DEVICE float relu_squared(float x) {
   if (is_nan(x)) return x;
@@ -230,8 +260,20 @@ EVERGEMM_HOST_DEVICE float relu_squared(float x) {
   return mul32(r, r);
 }
 
+// ---- rms_norm ---------------------------------------------------------------------------------------------------------
+
+// partial[j] holds the squares of the columns i with i % kSquarePartials == j, added by fma in ascending order; the tree
+// partial[j] += partial[j + 16], 8, 4, 2, 1 leaves the sum in partial[0].
+inline constexpr int kSquarePartials = 32;
+// 1 / sqrt(sum / columns + eps), every step rounded.
+EVERGEMM_HOST_DEVICE float inverse_rms(float sum_of_squares, std::int64_t columns, float eps) {
+  const float mean = div32(sum_of_squares, static_cast<float>(columns));
+  return div32(1.0f, sqrt32(add32(mean, eps)));
+}
+
 // ---- drop-in group quantizers (per_token_group_*): other rules for zero, NaN and inf -----------------------------------
-// s = max(absmax, eps) / q_max with NaN ignored in absmax; v = clamp(x / s, q_min, q_max), NaN gives q_min.
+// s = max(absmax, eps) / q_max with NaN ignored in absmax; v = clamp(x / s, q_min, q_max), NaN gives q_min. An infinite x
+// makes s infinite: it becomes q_max or q_min itself, and finite values become 0.
 
 EVERGEMM_HOST_DEVICE float dropin_group_scale(float absmax, float eps, float q_max) {
   return div32(absmax > eps ? absmax : eps, q_max);
@@ -240,9 +282,14 @@ EVERGEMM_HOST_DEVICE std::uint32_t dropin_group_exponent(float scale) {  // ue8m
   return ceil_exponent(scale > 1e-10f ? scale : 1e-10f);
 }
 EVERGEMM_HOST_DEVICE float dropin_clamp(float x, float scale, float q_min, float q_max) {
-  const float v = div32(x, scale);
+  const float v = abs32(x) > kFloatMax ? x : div32(x, scale);
   const float low = v > q_min ? v : q_min;  // NaN compares false: q_min
   return low < q_max ? low : q_max;
+}
+// int8 of a clamped value: cut toward zero. Limits outside int8, which a caller may pass, saturate; NaN gives 0.
+EVERGEMM_HOST_DEVICE std::int8_t dropin_int8(float clamped) {
+  if (is_nan(clamped)) return 0;
+  return static_cast<std::int8_t>(clamped >= 127.0f ? 127 : clamped <= -128.0f ? -128 : static_cast<int>(clamped));
 }
 
 }  // namespace evergemm::numerics
