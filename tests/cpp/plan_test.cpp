@@ -1,0 +1,143 @@
+// SPDX-License-Identifier: Apache-2.0
+// The planner: first match wins, rows that cannot run are refused by name, facts can be made up, explain() tells the plan.
+// Mirrors src/plan/{plan,explain,table}.cpp. Which shape gets which row is a golden list of its own (tests/golden_plans.tsv).
+#include "evergemm/plan.h"
+
+#include <gtest/gtest.h>
+
+#include <array>
+#include <string>
+
+#include "plan/rules.h"
+
+namespace evergemm {
+namespace {
+
+using plan_tables::any;
+using plan_tables::Rule;
+
+GemmProblem problem_of(DType dtype, std::int64_t m, std::int64_t n, std::int64_t k) {
+  GemmProblem problem;
+  problem.m = m;
+  problem.n = n;
+  problem.k = k;
+  problem.input_dtype = dtype;
+  problem.a_stride = problem.b_stride = k;
+  problem.out_stride = n;
+  return problem;
+}
+
+DeviceFacts facts_of(const char* text) {
+  DeviceFacts facts;
+  EXPECT_TRUE(facts_named(text, facts)) << text;
+  return facts;
+}
+
+constexpr std::array kGoodRules = {Rule{16, any, any, 0, ""}, Rule{any, 2112, any, 1, ""}, Rule{any, any, any, 2, ""}};
+constexpr std::array kOpenEnd = {Rule{16, any, any, 0, ""}};
+constexpr std::array kHiddenRule = {Rule{any, any, any, 0, ""}, Rule{16, any, any, 1, ""}};
+constexpr std::array kCrookedThreshold = {Rule{any, any, 4069, 0, ""}, Rule{any, any, any, 1, ""}};
+static_assert(plan_tables::well_formed(kGoodRules));
+static_assert(!plan_tables::well_formed(kOpenEnd));
+static_assert(!plan_tables::well_formed(kHiddenRule));
+static_assert(!plan_tables::well_formed(kCrookedThreshold));
+
+TEST(Plan, EachInstructionSetGetsItsOwnRow) {
+  struct Case {
+    const char* facts;
+    DType dtype;
+    std::int64_t m;
+    const char* prefix;
+  };
+  for (const Case& c : {Case{"cpu-portable", DType::int8, 64, "cpu_int8_portable"},
+                        Case{"cpu-avx2", DType::int8, 64, "cpu_int8_avx2"},
+                        Case{"cpu-avx512", DType::int8, 64, "cpu_int8_avx2"},
+                        Case{"cpu-avx512_vnni", DType::int8, 64, "cpu_int8_avx512vnni"},
+                        Case{"cpu-avx512_vnni", DType::int8, 1, "cpu_int8_avx512vnni"},
+                        Case{"cpu-portable", DType::float8_e4m3fn, 64, "cpu_fp8_portable"},
+                        Case{"cpu-avx2", DType::float8_e4m3fn, 64, "cpu_fp8_avx2"},
+                        Case{"cpu-avx512", DType::float8_e4m3fn, 64, "cpu_fp8_avx512"},
+                        Case{"cpu-avx512_vnni", DType::float8_e4m3fn, 1, "cpu_fp8_avx512"}}) {
+    Plan chosen;
+    ASSERT_TRUE(plan(problem_of(c.dtype, c.m, 512, 512), facts_of(c.facts), chosen).ok());
+    EXPECT_EQ(std::string(chosen.name).rfind(c.prefix, 0), 0u) << c.facts << " got " << chosen.name;
+    EXPECT_GE(chosen.rule, 0);
+    EXPECT_NE(std::string(chosen.why), "");
+  }
+}
+
+TEST(Plan, AnEmptyResultNeedsNoRow) {
+  for (const auto& [m, n] : {std::pair{0, 5}, std::pair{5, 0}, std::pair{0, 0}}) {
+    Plan chosen;
+    ASSERT_TRUE(plan(problem_of(DType::int8, m, n, 7), facts_of("cpu"), chosen).ok());
+    EXPECT_EQ(chosen.row, -1);
+    EXPECT_STREQ(chosen.name, "empty");
+    EXPECT_EQ(chosen.workspace_bytes, 0);
+  }
+}
+
+TEST(Plan, AnArchitectureWithoutRowsIsAnErrorThatNamesTheFix) {
+  Plan chosen;
+  EXPECT_EQ(plan(problem_of(DType::float8_e4m3fn, 1, 16, 16), facts_of("sm75"), chosen).text(),
+            "scaled_mm: expected an architecture with a kernel for float8_e4m3fn with TensorWise x TensorWise scales; got "
+            "sm75; fix: run it on the cpu or on sm90a, or see evergemm.explain() for what runs where.");
+}
+
+TEST(Plan, EveryRowIsForcedOrRefusedWithAReason) {
+  const DeviceFacts facts = facts_of("cpu-avx2");
+  const std::int32_t rows = row_count(Architecture::cpu);
+  ASSERT_GT(rows, 0);
+  int forced = 0, refused = 0;
+  for (std::int32_t row = 0; row < rows; ++row) {
+    const GemmProblem problem = problem_of(DType::int8, 33, 17, 65);
+    Plan chosen;
+    const Status status = plan_row(problem, facts, row, chosen);
+    EXPECT_EQ(status.ok(), why_not(problem, facts, row).empty());
+    if (status.ok()) {
+      ++forced;
+      EXPECT_EQ(chosen.row, row);
+      EXPECT_STREQ(chosen.name, row_name(Architecture::cpu, row));
+    } else {
+      ++refused;
+      EXPECT_NE(status.text().find(why_not(problem, facts, row)), std::string::npos);
+    }
+  }
+  EXPECT_GT(forced, 0);
+  EXPECT_GT(refused, 0);
+  Plan chosen;
+  EXPECT_EQ(plan_row(problem_of(DType::int8, 1, 1, 1), facts, rows, chosen).text(),
+            "scaled_mm: expected row in [0, " + std::to_string(rows) + ") of cpu; got " + std::to_string(rows) +
+                "; fix: choose a row that evergemm.explain() lists.");
+}
+
+TEST(Plan, FactsHaveNames) {
+  DeviceFacts facts;
+  for (const char* text : {"", "cpu-", "cpu-neon", "sm90", "sm42"}) EXPECT_FALSE(facts_named(text, facts)) << text;
+  for (const char* text : {"cpu", "sm75", "sm80", "sm86", "sm89", "sm90a", "sm100", "sm103", "sm110", "sm120", "sm121"}) {
+    ASSERT_TRUE(facts_named(text, facts)) << text;
+    EXPECT_STREQ(name(facts.architecture), text);
+    EXPECT_GT(facts.cores, 0);
+  }
+  EXPECT_EQ(facts_of("sm90a").shared_memory_bytes, 232448);
+}
+
+TEST(Plan, ExplainTellsThePlanAndWhatWasRejected) {
+  const GemmProblem problem = problem_of(DType::int8, 32, 384, 1536);
+  const std::string text = explain(problem, facts_of("cpu-avx2"));
+  Plan chosen;
+  ASSERT_TRUE(plan(problem, facts_of("cpu-avx2"), chosen).ok());
+  EXPECT_NE(text.find("\"row\": \"" + std::string(chosen.name) + "\""), std::string::npos) << text;
+  EXPECT_NE(text.find(chosen.why), std::string::npos);
+  EXPECT_NE(text.find("\"rejected\": [{"), std::string::npos);
+  EXPECT_NE(text.find("avx512"), std::string::npos);  // rejected: this processor has avx2
+  EXPECT_NE(text.find("\"operations\": 3.77487e+07"), std::string::npos) << text;  // 2 * 32 * 384 * 1536
+  EXPECT_NE(explain(problem, facts_of("sm75")).find("\"error\": \"scaled_mm: expected an architecture"), std::string::npos);
+}
+
+TEST(Plan, TheCpuIsAlwaysBuilt) {
+  EXPECT_TRUE(is_built(Architecture::cpu));
+  EXPECT_FALSE(is_built(Architecture::sm75));
+}
+
+}  // namespace
+}  // namespace evergemm
