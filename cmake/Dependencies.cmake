@@ -47,9 +47,7 @@ macro(evergemm_select_architectures)
                     "fix: install the CUDA toolkit's cudart development package, or set EVERGEMM_ARCHS=none.")
     endif()
     add_library(evergemm_cudart INTERFACE)
-    target_link_libraries(evergemm_cudart INTERFACE $<BUILD_INTERFACE:${EVERGEMM_CUDART}>
-                          $<BUILD_INTERFACE:${CMAKE_DL_LIBS}> $<BUILD_INTERFACE:rt>)
-    set_target_properties(evergemm_cudart PROPERTIES EXPORT_NAME cudart)
+    target_link_libraries(evergemm_cudart INTERFACE "${EVERGEMM_CUDART}" ${CMAKE_DL_LIBS} rt)
   endif()
 endmacro()
 
