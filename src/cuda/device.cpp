@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: Apache-2.0
+// Current device, cached device facts, and error texts of the CUDA backend.
+#include "cuda/device.h"
+
+#include <array>
+#include <mutex>
+
+namespace evergemm::cuda {
+
+DeviceGuard::DeviceGuard(std::int32_t device) {
+  std::int32_t current = -1;
+  error_ = cudaGetDevice(&current);
+  if (error_ != cudaSuccess || current == device) return;
+  error_ = cudaSetDevice(device);
+  if (error_ == cudaSuccess) previous_ = current;
+}
+
+DeviceGuard::~DeviceGuard() {
+  if (previous_ >= 0) static_cast<void>(cudaSetDevice(previous_));
+}
+
+Status cuda_failure(const std::string& kernel, const std::string& problem, cudaError_t error) {
+  static_cast<void>(cudaGetLastError());
+  return Status(kernel + ": expected the launch to succeed for " + problem + "; got CUDA error " +
+                std::to_string(static_cast<int>(error)) + " (" + cudaGetErrorString(error) +
+                "); fix: if no earlier kernel failed, this is a bug of evergemm: please report this line.");
+}
+
+namespace {
+
+struct CachedFacts {
+  std::once_flag once;
+  cudaError_t error = cudaSuccess;
+  int major = 0, minor = 0;
+  DeviceFacts facts;
+};
+
+bool architecture_of(int major, int minor, Architecture& architecture) {
+  struct Known {
+    int major, minor;
+    Architecture architecture;
+  };
+  constexpr std::array known = {
+      Known{7, 5, Architecture::sm75},  Known{8, 0, Architecture::sm80},   Known{8, 6, Architecture::sm86},
+      Known{8, 9, Architecture::sm89},  Known{9, 0, Architecture::sm90a},  Known{10, 0, Architecture::sm100},
+      Known{10, 3, Architecture::sm103}, Known{11, 0, Architecture::sm110}, Known{12, 0, Architecture::sm120},
+      Known{12, 1, Architecture::sm121},
+  };
+  for (const Known& entry : known)
+    if (entry.major == major && entry.minor == minor) {
+      architecture = entry.architecture;
+      return true;
+    }
+  return false;
+}
+
+}  // namespace
+
+Status device_facts(std::int32_t device, DeviceFacts& facts) {
+  static std::array<CachedFacts, kMaxDevices> cache;
+  if (device < 0 || device >= kMaxDevices)
+    return Status("cuda: expected a device index in [0, " + std::to_string(kMaxDevices) + "); got " +
+                  std::to_string(device) + "; fix: pass tensors of one of those devices.");
+  CachedFacts& cached = cache[static_cast<std::size_t>(device)];
+  std::call_once(cached.once, [&cached, device] {
+    int cores = 0, shared_memory = 0;
+    const auto read = [&](int& value, cudaDeviceAttr attribute) {
+      if (cached.error == cudaSuccess) cached.error = cudaDeviceGetAttribute(&value, attribute, device);
+    };
+    read(cached.major, cudaDevAttrComputeCapabilityMajor);
+    read(cached.minor, cudaDevAttrComputeCapabilityMinor);
+    read(cores, cudaDevAttrMultiProcessorCount);
+    read(shared_memory, cudaDevAttrMaxSharedMemoryPerBlockOptin);
+    cached.facts.cores = cores;
+    cached.facts.shared_memory_bytes = shared_memory;
+    if (cached.error != cudaSuccess) static_cast<void>(cudaGetLastError());
+  });
+  if (cached.error != cudaSuccess)
+    return Status("cuda: expected device " + std::to_string(device) + " to answer; got CUDA error " +
+                  std::to_string(static_cast<int>(cached.error)) + " (" + cudaGetErrorString(cached.error) +
+                  "); fix: check that the driver is at least 580 and that nvidia-smi lists the device.");
+  if (!architecture_of(cached.major, cached.minor, cached.facts.architecture))
+    return Status("cuda: expected a GPU of a known compute capability; got " + std::to_string(cached.major) + "." +
+                  std::to_string(cached.minor) + "; fix: use CPU tensors, or a release that knows this GPU.");
+  facts = cached.facts;
+  return Status();
+}
+
+}  // namespace evergemm::cuda

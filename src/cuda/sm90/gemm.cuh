@@ -1,0 +1,806 @@
+// SPDX-License-Identifier: Apache-2.0
+// The Hopper GEMM: one persistent, warp-specialised kernel for every TileConfig.
+//
+//   producer, warp 0 lane 0   copies operand tiles into a ring of shared-memory stages (bulk tensor copies, multicast in a cluster)
+//   producer, warp 1          brings a tile's column vectors, and block scales that the copy engine cannot read
+//   consumer warpgroups       wgmma out of the ring, scale, convert, store
+//
+// Rows and columns are those of the matrix instruction: P[rows, columns] has rows on wgmma's M side. Unswapped, rows are tokens
+// and columns output features; swapped, the other way round, and the epilogue writes its tile transposed.
+//
+//   t   = rn32(scale_b * float(acc - azp * azp_adj))
+//   out = rn_out(fma32(scale_a, t, bias))               without bias and zero points: rn_out(rn32(scale_a * t))
+//   block scales: acc = sum over k-blocks of fma32(rn32(scale_a * scale_b), acc_block, acc), and out = rn_out(acc + bias)
+//
+// Every barrier pair is (full, empty): full completes when data has arrived, empty when its readers are done.
+// Must not go here: choosing a configuration, launching, anything about problem shapes that the Parameters do not say.
+#pragma once
+#include <cuda_runtime.h>
+
+#include <cstdint>
+#include <type_traits>
+
+#include "cuda/sm90/parameters.h"
+#include "cuda/sm90/ptx.cuh"
+#include "plan/tile_geometry.h"
+#include "wgmma.cuh"
+
+namespace evergemm::sm90 {
+
+using plan_tables::Geometry;
+using plan_tables::kSlabRows;
+using plan_tables::kStagingBuffers;
+using plan_tables::kSwizzleBytes;
+using plan_tables::Mainloop;
+using plan_tables::Schedule;
+using plan_tables::TileConfig;
+
+template <TileConfig kConfig>
+struct Gemm {
+  static_assert(plan_tables::valid(kConfig), "tile configuration");
+  static constexpr Geometry kGeometry = plan_tables::geometry(kConfig);
+  static constexpr bool kFloat = kConfig.mainloop != Mainloop::int8;
+  static constexpr bool kPromoted = kConfig.mainloop == Mainloop::fp8_promoted;
+  static constexpr bool kPingpong = kConfig.schedule == Schedule::pingpong;
+  static constexpr bool kSwap = kConfig.swap_ab;
+  static constexpr int kStages = kConfig.stages;
+  static constexpr int kConsumers = kGeometry.consumer_warpgroups;
+  static constexpr int kSlabs = kGeometry.slabs;
+  static constexpr int kColumns = kConfig.n;
+  static constexpr int kClusterM = kConfig.cluster_m, kClusterN = kConfig.cluster_n, kSplit = kConfig.split_k;
+  static constexpr bool kCluster = kGeometry.cluster_size > 1;
+  static constexpr int kProducerThread = kConsumers * 128;
+  static constexpr int kVectorBuffers = kGeometry.vector_buffers;
+  static constexpr int kAccumulators = kColumns / 2;  // registers a slab
+  using Accumulator = std::conditional_t<kFloat, float, std::int32_t>;
+
+  // Registers a thread after the hand-over: 384 threads start with 168 each.
+  static constexpr int kProducerRegisters = 40, kConsumerRegisters = 232;
+  // Named barriers: 0 is __syncthreads; one a warpgroup for its staging buffers; one a warpgroup for ping-pong turns.
+  static constexpr int kStagingBarrier = 1, kTurnBarrier = 8;
+
+  // ---- where things are --------------------------------------------------------------------------------------------
+
+  struct Cta {
+    std::uint32_t base;     // shared-memory address of the map in tile_geometry.h
+    int rank;               // in the cluster
+    int row, column, part;  // the CTA's place: rows, columns, share of k
+    int first_tile, tile_stride, tiles;
+    int k_begin, k_blocks;  // stages' worth of k that this CTA sums
+  };
+  struct Tile {
+    int row, column;  // of the tile's first element
+  };
+  // A position in the ring; the parity of `phase` tells its rounds apart.
+  struct Slot {
+    int index = 0;
+    std::uint32_t phase = 0;
+    __device__ __forceinline__ void advance() {
+      if (++index == kStages) {
+        index = 0;
+        phase ^= 1;
+      }
+    }
+    __device__ __forceinline__ void advance(int count) {
+      index += count;
+      phase ^= static_cast<std::uint32_t>(index / kStages) & 1;
+      index %= kStages;
+    }
+  };
+
+  static __device__ __forceinline__ std::uint32_t full(const Cta& cta, int slot) {
+    return cta.base + kGeometry.at_barriers + slot * 16;
+  }
+  static __device__ __forceinline__ std::uint32_t empty(const Cta& cta, int slot) { return full(cta, slot) + 8; }
+  static __device__ __forceinline__ std::uint32_t vectors_full(const Cta& cta, int buffer) {
+    return full(cta, kStages + buffer);
+  }
+  static __device__ __forceinline__ std::uint32_t partials_full(const Cta& cta) {
+    return full(cta, kStages + kVectorBuffers);
+  }
+  // A tile's column vectors: scales, zero points (int8), biases of 16 bits.
+  static __device__ __forceinline__ std::uint32_t vectors(const Cta& cta, int buffer) {
+    return cta.base + kGeometry.at_vectors + buffer * kGeometry.vector_bytes;
+  }
+  static constexpr int kZeroPointsAt = kColumns * 4, kBiasesAt = kFloat ? kColumns * 4 : kColumns * 8;
+
+  static __device__ __forceinline__ int row_limit(const Parameters& p) { return kSwap ? p.n : p.m; }
+  static __device__ __forceinline__ int column_limit(const Parameters& p) { return kSwap ? p.m : p.n; }
+
+  // Tiles are walked in panels of raster_group along one side, so that the CTAs at work share operands in L2.
+  static __device__ __forceinline__ Tile tile_at(const Parameters& p, const Cta& cta, int index) {
+    const int along = p.raster_along_rows ? p.tiles_rows : p.tiles_columns;
+    const int across = p.raster_along_rows ? p.tiles_columns : p.tiles_rows;
+    const int panel = index / (p.raster_group * across);
+    const int in_panel = index - panel * p.raster_group * across;
+    const int width = min(p.raster_group, along - panel * p.raster_group);
+    const int y = in_panel / width;
+    const int x = panel * p.raster_group + in_panel - y * width;
+    Tile tile;
+    tile.row = ((p.raster_along_rows ? x : y) * kClusterM + cta.row) * kConfig.m;
+    tile.column = ((p.raster_along_rows ? y : x) * kClusterN + cta.column) * kColumns;
+    return tile;
+  }
+
+  // ---- the kernel --------------------------------------------------------------------------------------------------
+
+  static __device__ __forceinline__ void run(const Parameters& p) {
+    extern __shared__ __align__(1024) std::uint8_t shared_memory[];
+    Cta cta;
+    cta.base = ptx::shared_address(shared_memory);
+    cta.rank = kCluster ? static_cast<int>(ptx::cluster_rank()) : 0;
+    cta.row = cta.rank % kClusterM;
+    cta.column = cta.rank / kClusterM % kClusterN;
+    cta.part = cta.rank / (kClusterM * kClusterN);
+    cta.first_tile = blockIdx.x / kGeometry.cluster_size;
+    cta.tile_stride = gridDim.x / kGeometry.cluster_size;
+    cta.tiles = p.tiles_rows * p.tiles_columns;
+    cta.k_begin = kSplit > 1 ? cta.part * p.k_blocks / kSplit : 0;
+    cta.k_blocks = kSplit > 1 ? (cta.part + 1) * p.k_blocks / kSplit - cta.k_begin : p.k_blocks;
+
+    if (threadIdx.x == 0) initialize_barriers(p, cta);
+    if (threadIdx.x == kProducerThread) {
+      ptx::prefetch_map(&p.rows_map);
+      ptx::prefetch_map(&p.columns_map);
+    }
+    if (kPromoted && !p.block_scales) fill_unit_scales(cta);
+    if constexpr (kCluster)
+      ptx::cluster_sync();
+    else
+      __syncthreads();
+
+    const int warpgroup = threadIdx.x / 128;
+    if (warpgroup == kConsumers) {
+      if constexpr (kConsumers > 1) ptx::give_registers<kProducerRegisters>();
+      if (threadIdx.x == kProducerThread) produce_operands(p, cta);
+      if (threadIdx.x >= kProducerThread + 32 && threadIdx.x < kProducerThread + 64) produce_vectors(p, cta);
+    } else {
+      if constexpr (kConsumers > 1) ptx::take_registers<kConsumerRegisters>();
+      consume(p, cta, warpgroup);
+    }
+    // No CTA leaves while a peer may still write into its shared memory or signal its barriers.
+    if constexpr (kCluster) ptx::cluster_sync_unaligned();
+  }
+
+  static __device__ __forceinline__ void initialize_barriers(const Parameters& p, const Cta& cta) {
+    constexpr int kTileWarps = (kPingpong ? 1 : kConsumers) * 4;  // consumer warps that read a tile
+    const int copied_scales = kPromoted && p.block_scales && !p.scales_by_tma ? 32 : 0;
+    for (int slot = 0; slot < kStages; ++slot) {
+      ptx::barrier_initialize(full(cta, slot), 1 + copied_scales);
+      ptx::barrier_initialize(empty(cta, slot), kTileWarps * (kClusterM + kClusterN - 1));
+    }
+    for (int buffer = 0; buffer < kVectorBuffers; ++buffer) {
+      ptx::barrier_initialize(vectors_full(cta, buffer), 32);
+      ptx::barrier_initialize(vectors_full(cta, buffer) + 8, kTileWarps * 32);
+    }
+    if constexpr (kSplit > 1) {
+      ptx::barrier_initialize(partials_full(cta), (kSplit - 1) * kConsumers * 4);
+      ptx::barrier_initialize(partials_full(cta) + 8, kConsumers * 4);
+    }
+    ptx::barrier_initialization_fence();
+  }
+
+  // Promotion without block scales multiplies every partial sum by one.
+  static __device__ __forceinline__ void fill_unit_scales(const Cta& cta) {
+    for (int i = threadIdx.x; i < kStages * kGeometry.scale_slot / 4; i += kGeometry.threads)
+      ptx::store_shared(cta.base + kGeometry.at_scales + i * 4, 1.0f);
+  }
+
+  // ---- producer: operands ------------------------------------------------------------------------------------------
+
+  static __device__ __forceinline__ void produce_operands(const Parameters& p, const Cta& cta) {
+    // This CTA fetches a slice of each operand and hands it to its peers along the cluster.
+    constexpr int kRowSlice = kConfig.m / kClusterN, kColumnSlice = kColumns / kClusterM;
+    std::uint16_t rows_mask = 0, columns_mask = 0;
+    for (int i = 0; i < kClusterN; ++i)
+      rows_mask |= static_cast<std::uint16_t>(1 << (cta.row + i * kClusterM + cta.part * kClusterM * kClusterN));
+    for (int i = 0; i < kClusterM; ++i)
+      columns_mask |= static_cast<std::uint16_t>(1 << (i + cta.column * kClusterM + cta.part * kClusterM * kClusterN));
+
+    const bool stream = kSwap || p.stream_weights;
+    const std::uint64_t weights_policy = stream ? ptx::policy_evict_first() : ptx::policy_evict_normal();
+    const std::uint64_t tokens_policy = stream ? ptx::policy_evict_last() : weights_policy;
+    const std::uint64_t rows_policy = kSwap ? weights_policy : tokens_policy;
+    const std::uint64_t columns_policy = kSwap ? tokens_policy : weights_policy;
+    const bool load_scales = kPromoted && p.block_scales && p.scales_by_tma;
+    const int stage_bytes = kGeometry.rows_bytes + kGeometry.columns_bytes + (load_scales ? kGeometry.scale_bytes : 0);
+
+    // Before the previous kernel has finished, weights may go into L2 (nothing observes them there); reading waits.
+    {
+      const Tile tile = tile_at(p, cta, cta.first_tile);
+      const int ahead = min(kStages, cta.k_blocks);
+      for (int block = cta.k_begin; block < cta.k_begin + ahead; ++block)
+        for (int step = 0; step < kGeometry.k_steps; ++step) {
+          const int k = (block * kGeometry.k_steps + step) * kSwizzleBytes;
+          if constexpr (kSwap)
+            ptx::prefetch_box(&p.rows_map, k, tile.row + cta.column * kRowSlice);
+          else
+            ptx::prefetch_box(&p.columns_map, k, tile.column + cta.row * kColumnSlice);
+        }
+    }
+    ptx::wait_for_previous_kernel();
+    ptx::allow_next_kernel();
+
+    Slot slot;
+    for (int index = cta.first_tile; index < cta.tiles; index += cta.tile_stride) {
+      const Tile tile = tile_at(p, cta, index);
+      for (int block = cta.k_begin; block < cta.k_begin + cta.k_blocks; ++block) {
+        ptx::barrier_wait(empty(cta, slot.index), slot.phase ^ 1);
+        const std::uint32_t arrived = full(cta, slot.index);
+        ptx::barrier_arrive_expecting(arrived, stage_bytes);
+        const std::uint32_t rows = cta.base + kGeometry.at_rows + slot.index * kGeometry.rows_bytes;
+        const std::uint32_t columns = cta.base + kGeometry.at_columns + slot.index * kGeometry.columns_bytes;
+#pragma unroll
+        for (int step = 0; step < kGeometry.k_steps; ++step) {
+          const int k = (block * kGeometry.k_steps + step) * kSwizzleBytes;
+          const std::uint32_t to = rows + step * kConfig.m * kSwizzleBytes + cta.column * kRowSlice * kSwizzleBytes;
+          if constexpr (kClusterN > 1)
+            ptx::load_box_multicast(to, &p.rows_map, k, tile.row + cta.column * kRowSlice, arrived, rows_policy, rows_mask);
+          else
+            ptx::load_box(to, &p.rows_map, k, tile.row, arrived, rows_policy);
+        }
+#pragma unroll
+        for (int step = 0; step < kGeometry.k_steps; ++step) {
+          const int k = (block * kGeometry.k_steps + step) * kSwizzleBytes;
+          const std::uint32_t to = columns + step * kColumns * kSwizzleBytes + cta.row * kColumnSlice * kSwizzleBytes;
+          if constexpr (kClusterM > 1)
+            ptx::load_box_multicast(to, &p.columns_map, k, tile.column + cta.row * kColumnSlice, arrived, columns_policy,
+                                    columns_mask);
+          else
+            ptx::load_box(to, &p.columns_map, k, tile.column, arrived, columns_policy);
+        }
+        if (load_scales)
+          ptx::load_box(cta.base + kGeometry.at_scales + slot.index * kGeometry.scale_slot, &p.scale_map,
+                        kSwap ? tile.column : tile.row, block, arrived, tokens_policy);
+        slot.advance();
+      }
+    }
+  }
+
+  // ---- producer: column vectors, and block scales that only plain loads can read --------------------------------------
+
+  static __device__ __forceinline__ void produce_vectors(const Parameters& p, const Cta& cta) {
+    const int lane = threadIdx.x % 32;
+    const bool copy_scales = kPromoted && p.block_scales && !p.scales_by_tma;
+    const bool leads = cta.part == 0;  // of a split k: the CTA that runs the epilogue
+    if (!copy_scales && !leads) return;
+    ptx::wait_for_previous_kernel();
+    Slot slot;
+    int done = 0;
+    for (int index = cta.first_tile; index < cta.tiles; index += cta.tile_stride, ++done) {
+      const Tile tile = tile_at(p, cta, index);
+      if (copy_scales) {
+        const int first_token = kSwap ? tile.column : tile.row;
+        for (int block = cta.k_begin; block < cta.k_begin + cta.k_blocks; ++block) {
+          ptx::barrier_wait(empty(cta, slot.index), slot.phase ^ 1);
+          const std::uint32_t to = cta.base + kGeometry.at_scales + slot.index * kGeometry.scale_slot;
+          for (int i = lane; i < kGeometry.tokens; i += 32) {
+            const std::int64_t token = min(first_token + i, p.m - 1);
+            ptx::copy_async_4(to + i * 4, p.scale_a + token * p.scale_a_stride + block * p.scale_a_k_stride);
+          }
+          ptx::copy_async_arrive(full(cta, slot.index));
+          slot.advance();
+        }
+      }
+      if (!leads) continue;
+      const int buffer = done % kVectorBuffers;
+      const std::uint32_t to = vectors(cta, buffer);
+      ptx::barrier_wait(vectors_full(cta, buffer) + 8, ((done / kVectorBuffers) & 1) ^ 1);
+      const float* scale = kSwap ? p.scale_a : p.scale_b;
+      const std::int64_t scale_stride = kSwap ? p.scale_a_stride : p.scale_b_stride;
+#pragma unroll 2
+      for (int i = lane; i < kColumns; i += 32) {
+        const std::int64_t column = min(tile.column + i, column_limit(p) - 1);  // past the edge: never stored
+        ptx::store_shared(to + i * 4, kPromoted && p.block_scales ? 1.0f : __ldg(scale + column * scale_stride));
+        if constexpr (!kFloat)
+          if (p.azp_adj) {
+            const std::int32_t zero_point = !kSwap ? __ldg(p.azp_adj + column * p.azp_adj_stride)
+                                            : p.azp ? __ldg(p.azp + column * p.azp_stride)
+                                                    : 1;
+            ptx::store_shared(to + kZeroPointsAt + i * 4, zero_point);
+          }
+        if constexpr (!kSwap)
+          if (p.bias && p.output != OutputKind::float32)
+            ptx::store_shared(to + kBiasesAt + i * 2,
+                              __ldg(static_cast<const std::uint16_t*>(p.bias) + column * p.bias_stride));
+      }
+      ptx::barrier_arrive(vectors_full(cta, buffer));
+    }
+  }
+
+  // ---- consumers ---------------------------------------------------------------------------------------------------
+
+  // What a thread multiplies its rows with: rows r and r + 8 of each slab.
+  struct RowVectors {
+    float scale[kSlabs][2];
+    float bias[kSlabs][2];                // swapped only: rows are output features
+    std::int32_t zero_point[kSlabs][2];   // int8 only
+  };
+
+  static __device__ __forceinline__ float widen(const Parameters& p, std::uint16_t bits) {
+    return p.output == OutputKind::float16 ? ptx::float16_to_float(bits) : __uint_as_float(std::uint32_t{bits} << 16);
+  }
+  static __device__ __forceinline__ float load_bias(const Parameters& p, std::int64_t feature) {
+    if (p.output == OutputKind::float32) return __ldg(static_cast<const float*>(p.bias) + feature * p.bias_stride);
+    return widen(p, __ldg(static_cast<const std::uint16_t*>(p.bias) + feature * p.bias_stride));
+  }
+
+  static __device__ __forceinline__ void load_row_vectors(const Parameters& p, int first_row, RowVectors& vectors) {
+    const int in_slab = (threadIdx.x / 32 % 4) * 16 + threadIdx.x % 32 / 4;
+    const float* scale = kSwap ? p.scale_b : p.scale_a;
+    const std::int64_t scale_stride = kSwap ? p.scale_b_stride : p.scale_a_stride;
+#pragma unroll
+    for (int slab = 0; slab < kSlabs; ++slab)
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const std::int64_t row = min(first_row + slab * kSlabRows + in_slab + half * 8, row_limit(p) - 1);
+        vectors.scale[slab][half] = kPromoted && p.block_scales ? 1.0f : __ldg(scale + row * scale_stride);
+        vectors.bias[slab][half] = kSwap && p.bias ? load_bias(p, row) : 0.0f;
+        vectors.zero_point[slab][half] = 0;
+        if constexpr (!kFloat)
+          if (p.azp_adj)
+            vectors.zero_point[slab][half] = kSwap ? __ldg(p.azp_adj + row * p.azp_adj_stride)
+                                             : p.azp ? __ldg(p.azp + row * p.azp_stride)
+                                                     : 1;
+      }
+  }
+
+  template <int kCount>
+  static __device__ __forceinline__ void pin(Accumulator (&values)[kSlabs][kCount]) {
+#pragma unroll
+    for (int slab = 0; slab < kSlabs; ++slab)
+#pragma unroll
+      for (int i = 0; i < kCount; ++i) ptx::pin(values[slab][i]);
+  }
+
+  // Puts the products of one stage in flight: sums += (or =, where starts_sum) rows * columns.
+  static __device__ __forceinline__ void issue(const Cta& cta, int slot, int rows_offset,
+                                               Accumulator (&sums)[kSlabs][kAccumulators], bool starts_sum) {
+    const std::uint64_t rows =
+        ptx::operand_descriptor(cta.base + kGeometry.at_rows + slot * kGeometry.rows_bytes + rows_offset);
+    const std::uint64_t columns = ptx::operand_descriptor(cta.base + kGeometry.at_columns + slot * kGeometry.columns_bytes);
+    pin(sums);
+    ptx::wgmma_fence();
+#pragma unroll
+    for (int step = 0; step < kGeometry.k_steps; ++step)
+#pragma unroll
+      for (int k = 0; k < 4; ++k)  // 32 bytes of k each; descriptors count in 16 bytes
+#pragma unroll
+        for (int slab = 0; slab < kSlabs; ++slab)
+          Wgmma<kFloat, kColumns>::multiply(sums[slab], rows + (step * kConfig.m * 8 + slab * kSlabRows * 8 + k * 2),
+                                            columns + (step * kColumns * 8 + k * 2), !starts_sum || step != 0 || k != 0);
+    ptx::wgmma_commit();
+  }
+
+  // Tells every CTA that multicasts into this one that a slot of the ring has been read.
+  static __device__ __forceinline__ void release(const Cta& cta, int slot) {
+    const int lane = threadIdx.x % 32;
+    if constexpr (kCluster) {
+      const bool shares = lane / (kClusterM * kClusterN) == cta.part &&
+                          (lane % kClusterM == cta.row || lane / kClusterM % kClusterN == cta.column);
+      if (shares) ptx::barrier_arrive_at(empty(cta, slot), lane);
+    } else if (lane == 0) {
+      ptx::barrier_arrive(empty(cta, slot));
+    }
+  }
+
+  static __device__ __forceinline__ void consume(const Parameters& p, const Cta& cta, int warpgroup) {
+    ptx::wait_for_previous_kernel();
+    Slot slot;
+    int stored_chunks = 0;
+    int done = 0;
+    const int row_offset = kPingpong ? 0 : warpgroup * kSlabs * kSlabRows;  // of this warpgroup's share of a tile
+    for (int index = cta.first_tile; index < cta.tiles; index += cta.tile_stride, ++done) {
+      if (kPingpong && done % 2 != warpgroup) {
+        slot.advance(cta.k_blocks);
+        continue;
+      }
+      const Tile tile = tile_at(p, cta, index);
+      const int first_row = tile.row + row_offset;
+      // Ping-pong takes turns at the ring: a parity cannot tell a slot's use u from use u - 2, so a warpgroup looks only
+      // after the other one has taken its whole share.
+      if (kPingpong && done > 0) ptx::named_barrier_sync(kTurnBarrier + warpgroup, 256);
+      const bool passes_turn = kPingpong && index + cta.tile_stride < cta.tiles;
+
+      RowVectors row_vectors;  // requested before the main loop, used after it
+      load_row_vectors(p, first_row, row_vectors);
+      Accumulator sums[kSlabs][kAccumulators];
+      const int rows_offset = row_offset * kSwizzleBytes;
+      if constexpr (kPromoted)
+        main_loop_promoted(p, cta, slot, warpgroup, tile, row_offset, rows_offset, passes_turn, sums);
+      else
+        main_loop(cta, slot, warpgroup, rows_offset, passes_turn, sums);
+
+      if constexpr (kSplit > 1)
+        if (!gather_partial_sums(cta, done, sums)) continue;
+      store_tile(p, cta, warpgroup, done, first_row, tile.column, row_vectors, sums, stored_chunks);
+    }
+    if (threadIdx.x % 128 == 0) ptx::store_wait_read<0>();
+  }
+
+  static __device__ __forceinline__ void pass_turn(int warpgroup, bool passes_turn) {
+    if (passes_turn) ptx::named_barrier_arrive(kTurnBarrier + (warpgroup ^ 1), 256);
+  }
+
+  // The whole of k in one sum; the slot before the last one issued is free as soon as that one is in flight.
+  static __device__ __forceinline__ void main_loop(const Cta& cta, Slot& slot, int warpgroup, int rows_offset,
+                                                   bool passes_turn, Accumulator (&sums)[kSlabs][kAccumulators]) {
+    int previous = 0;
+    for (int block = 0; block < cta.k_blocks; ++block) {
+      ptx::barrier_wait(full(cta, slot.index), slot.phase);
+      issue(cta, slot.index, rows_offset, sums, block == 0);
+      ptx::wgmma_wait<1>();
+      if (block > 0) release(cta, previous);
+      previous = slot.index;
+      slot.advance();
+    }
+    pass_turn(warpgroup, passes_turn);
+    ptx::wgmma_wait<0>();
+    pin(sums);
+    release(cta, previous);
+  }
+
+  // ---- promotion: each 128 of k is summed by itself, then added to the fp32 sum with its scales -------------------------
+
+  // Tokens' scales of a thread: of its rows, or of its columns where swapped.
+  static constexpr int kTokenScales = kSwap ? kColumns / 4 : kSlabs * 2;
+
+  static __device__ __forceinline__ void load_token_scales(const Cta& cta, int slot, int row_offset,
+                                                           float (&scales)[kTokenScales]) {
+    const std::uint32_t from = cta.base + kGeometry.at_scales + slot * kGeometry.scale_slot;
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % 4;
+    if constexpr (kSwap) {
+#pragma unroll
+      for (int j = 0; j < kColumns / 8; ++j) {
+        const float2 pair = ptx::load_shared_float2(from + (j * 8 + lane % 4 * 2) * 4);
+        scales[j * 2] = pair.x;
+        scales[j * 2 + 1] = pair.y;
+      }
+    } else {
+#pragma unroll
+      for (int slab = 0; slab < kSlabs; ++slab)
+#pragma unroll
+        for (int half = 0; half < 2; ++half)
+          scales[slab * 2 + half] =
+              ptx::load_shared_float(from + (row_offset + slab * kSlabRows + warp * 16 + half * 8 + lane / 4) * 4);
+    }
+  }
+
+  // sums += scales * partial. second_block: first column whose weights belong to the tile's second weight block.
+  static __device__ __forceinline__ void promote(float (&partial)[kSlabs][kAccumulators],
+                                                 float (&sums)[kSlabs][kAccumulators],
+                                                 const float (&token_scales)[kTokenScales], float weight0, float weight1,
+                                                 int second_block) {
+    constexpr bool kTwoBlocks = !kSwap && 128 % kColumns != 0;
+    pin(partial);
+#pragma unroll
+    for (int slab = 0; slab < kSlabs; ++slab)
+#pragma unroll
+      for (int j = 0; j < kColumns / 8; ++j) {
+        float low, high;  // factors of registers 0, 1 and 2, 3; swapped: of 0, 2 and 1, 3
+        if constexpr (kSwap) {
+          low = __fmul_rn(token_scales[j * 2], weight0);
+          high = __fmul_rn(token_scales[j * 2 + 1], weight0);
+        } else {
+          const float weight = kTwoBlocks && j * 8 >= second_block ? weight1 : weight0;
+          low = __fmul_rn(token_scales[slab * 2], weight);
+          high = __fmul_rn(token_scales[slab * 2 + 1], weight);
+        }
+        float* sum = &sums[slab][j * 4];
+        const float* add = &partial[slab][j * 4];
+        sum[0] = __fmaf_rn(low, add[0], sum[0]);
+        sum[1] = __fmaf_rn(kSwap ? high : low, add[1], sum[1]);
+        sum[2] = __fmaf_rn(kSwap ? low : high, add[2], sum[2]);
+        sum[3] = __fmaf_rn(high, add[3], sum[3]);
+      }
+  }
+
+  static __device__ __forceinline__ void main_loop_promoted(const Parameters& p, const Cta& cta, Slot& slot, int warpgroup,
+                                                            const Tile& tile, int row_offset, int rows_offset,
+                                                            bool passes_turn, float (&sums)[kSlabs][kAccumulators]) {
+    constexpr bool kTwoBlocks = !kSwap && 128 % kColumns != 0;
+    // Room for a second set of partial sums: a batch runs while the one before is promoted.
+    constexpr bool kOverlapped = kSlabs * kAccumulators <= 64;
+    const int last_weight_block = (p.n - 1) / static_cast<int>(kScaleBlockElements);
+    const int weight_block = min((kSwap ? tile.row + row_offset : tile.column) / kScaleBlockElements, last_weight_block);
+    const int next_weight_block = min(weight_block + 1, last_weight_block);
+    const int second_block = (weight_block + 1) * kScaleBlockElements - tile.column;
+    const std::int64_t k_stride = p.block_scales ? p.scale_b_k_stride : 0;
+    const float* weights0 = p.scale_b + (p.block_scales ? weight_block * p.scale_b_stride + cta.k_begin * k_stride : 0);
+    const float* weights1 = p.scale_b + (p.block_scales ? next_weight_block * p.scale_b_stride + cta.k_begin * k_stride : 0);
+    const auto weight_scale = [&](const float* from, int block) {
+      return p.block_scales ? __ldg(from + block * k_stride) : 1.0f;
+    };
+#pragma unroll
+    for (int slab = 0; slab < kSlabs; ++slab)
+#pragma unroll
+      for (int i = 0; i < kAccumulators; ++i) sums[slab][i] = 0.0f;
+
+    float partial[kSlabs][kAccumulators];
+    float token_scales[kTokenScales];
+    float weight0 = weight_scale(weights0, 0), weight1 = kTwoBlocks ? weight_scale(weights1, 0) : 0.0f;
+    const int blocks = cta.k_blocks;
+    const auto finish = [&](float(&current)[kSlabs][kAccumulators]) {
+      load_token_scales(cta, slot.index, row_offset, token_scales);
+      ptx::wgmma_wait<0>();
+      release(cta, slot.index);
+      promote(current, sums, token_scales, weight0, weight1, second_block);
+      slot.advance();
+    };
+    if constexpr (kOverlapped) {
+      float partial_other[kSlabs][kAccumulators];
+      // `current` is in flight; put the next block's products in flight too, then take `current`. No branch may stand
+      // around a wgmma here, or the assembler serializes them all.
+      const auto step = [&](float(&current)[kSlabs][kAccumulators], float(&next)[kSlabs][kAccumulators], int block) {
+        const float current0 = weight0, current1 = weight1;
+        const int taken = slot.index;
+        slot.advance();
+        load_token_scales(cta, taken, row_offset, token_scales);
+        ptx::barrier_wait(full(cta, slot.index), slot.phase);
+        issue(cta, slot.index, rows_offset, next, true);
+        weight0 = weight_scale(weights0, block + 1);
+        if constexpr (kTwoBlocks) weight1 = weight_scale(weights1, block + 1);
+        ptx::wgmma_wait<1>();
+        release(cta, taken);
+        promote(current, sums, token_scales, current0, current1, second_block);
+      };
+      ptx::barrier_wait(full(cta, slot.index), slot.phase);
+      issue(cta, slot.index, rows_offset, partial, true);
+      int block = 0;
+      for (; block + 2 < blocks; block += 2) {
+        step(partial, partial_other, block);
+        step(partial_other, partial, block + 1);
+      }
+      if (block + 1 < blocks) {
+        step(partial, partial_other, block);
+        pass_turn(warpgroup, passes_turn);
+        finish(partial_other);
+      } else {
+        pass_turn(warpgroup, passes_turn);
+        finish(partial);
+      }
+    } else {
+      for (int block = 0; block < blocks; ++block) {
+        ptx::barrier_wait(full(cta, slot.index), slot.phase);
+        issue(cta, slot.index, rows_offset, partial, true);
+        if (block + 1 == blocks) pass_turn(warpgroup, passes_turn);
+        const int next = min(block + 1, blocks - 1);
+        const float next0 = weight_scale(weights0, next), next1 = kTwoBlocks ? weight_scale(weights1, next) : 0.0f;
+        finish(partial);
+        weight0 = next0;
+        weight1 = next1;
+      }
+    }
+  }
+  static constexpr int kScaleBlockElements = 128;
+
+  // ---- split k: the first CTA of a group adds the others' sums in the order of their ranks --------------------------------
+
+  // False where this CTA handed its sums over and has nothing to store.
+  static __device__ __forceinline__ bool gather_partial_sums(const Cta& cta, int done,
+                                                             Accumulator (&sums)[kSlabs][kAccumulators]) {
+    constexpr int kThreads = kConsumers * 128, kSums = kSlabs * kAccumulators, kPartBytes = kSums * kThreads * 4;
+    static_assert(kSums % 4 == 0 && kPartBytes * (kSplit - 1) == kGeometry.partial_bytes);
+    const int lane = threadIdx.x % 32;
+    const std::uint32_t received = partials_full(cta), taken = received + 8;
+    if (cta.part > 0) {
+      ptx::barrier_wait(taken, (done & 1) ^ 1);
+      const std::uint32_t leader = cta.rank % (kClusterM * kClusterN);
+      const std::uint32_t to = ptx::cluster_address(
+          cta.base + kGeometry.at_partials + (cta.part - 1) * kPartBytes + threadIdx.x * 16, leader);
+#pragma unroll
+      for (int i = 0; i < kSums; i += 4) {
+        std::uint32_t word[4];
+#pragma unroll
+        for (int j = 0; j < 4; ++j) {
+          const Accumulator value = sums[i / kAccumulators][i % kAccumulators + j];
+          if constexpr (kFloat)
+            word[j] = __float_as_uint(value);
+          else
+            word[j] = static_cast<std::uint32_t>(value);
+        }
+        ptx::store_cluster(to + i / 4 * kThreads * 16, make_uint4(word[0], word[1], word[2], word[3]));
+      }
+      __syncwarp();
+      if (lane == 0) ptx::barrier_arrive_release_cluster(ptx::cluster_address(received, leader));
+      return false;
+    }
+    ptx::barrier_wait_acquire_cluster(received, done & 1);
+#pragma unroll 1
+    for (int part = 0; part < kSplit - 1; ++part)
+#pragma unroll
+      for (int i = 0; i < kSums; i += 4) {
+        const uint4 words = ptx::load_shared_16(cta.base + kGeometry.at_partials + part * kPartBytes + threadIdx.x * 16 +
+                                                i / 4 * kThreads * 16);
+        const std::uint32_t word[4] = {words.x, words.y, words.z, words.w};
+#pragma unroll
+        for (int j = 0; j < 4; ++j) {
+          Accumulator& sum = sums[i / kAccumulators][i % kAccumulators + j];
+          if constexpr (kFloat)
+            sum = __fadd_rn(sum, __uint_as_float(word[j]));
+          else
+            sum += static_cast<std::int32_t>(word[j]);
+        }
+      }
+    __syncwarp();
+    if (lane > 0 && lane < kSplit) ptx::barrier_arrive_at(taken, cta.rank + lane * kClusterM * kClusterN);
+    return true;
+  }
+
+  // ---- epilogue ----------------------------------------------------------------------------------------------------------
+
+  static constexpr int kChunk = kGeometry.chunk_columns;
+  static constexpr int kGroups = kChunk / 8;  // a thread holds 4 values of each group of 8 columns, two rows x two columns
+
+  static __device__ __forceinline__ void store_tile(const Parameters& p, const Cta& cta, int warpgroup, int done,
+                                                    int first_row, int first_column, const RowVectors& row_vectors,
+                                                    Accumulator (&sums)[kSlabs][kAccumulators], int& stored_chunks) {
+    const int buffer = done % kVectorBuffers;  // ping-pong: one a warpgroup, or parities could alias
+    ptx::barrier_wait(vectors_full(cta, buffer), (done / kVectorBuffers) & 1);
+#pragma unroll
+    for (int slab = 0; slab < kSlabs; ++slab) {
+      const int slab_row = first_row + slab * kSlabRows;
+      if (slab_row >= row_limit(p)) break;  // the same for the whole warpgroup, as below
+#pragma unroll
+      for (int chunk = 0; chunk < kGeometry.chunks; ++chunk) {
+        const int offset = chunk * kChunk < kColumns - kChunk ? chunk * kChunk : kColumns - kChunk;
+        const int chunk_column = first_column + offset;
+        if (chunk_column >= column_limit(p)) break;
+        float values[kGroups][4];
+        scale_chunk(p, cta, buffer, slab, chunk_column, offset, row_vectors, sums, values);
+        if (p.output == OutputKind::float32)
+          store_chunk_float32(p, slab_row, chunk_column, values);
+        else
+          store_chunk_16bit(p, cta, warpgroup, slab_row, chunk_column, values, stored_chunks);
+      }
+    }
+    ptx::barrier_arrive(vectors_full(cta, buffer) + 8);
+  }
+
+  static __device__ __forceinline__ void scale_chunk(const Parameters& p, const Cta& cta, int buffer, int slab,
+                                                     int chunk_column, int offset, const RowVectors& row_vectors,
+                                                     const Accumulator (&sums)[kSlabs][kAccumulators],
+                                                     float (&values)[kGroups][4]) {
+    const int lane = threadIdx.x % 32;
+    const std::uint32_t column_vectors = vectors(cta, buffer);
+    const int pair = offset + lane % 4 * 2;  // this thread's columns in the first group
+    const bool adds = p.bias != nullptr || (!kFloat && p.azp_adj != nullptr);
+#pragma unroll
+    for (int group = 0; group < kGroups; ++group) {
+      Accumulator acc[4];
+#pragma unroll
+      for (int i = 0; i < 4; ++i) acc[i] = sums[slab][(offset / 8 + group) * 4 + i];
+      if constexpr (!kFloat)
+        if (p.azp_adj) {
+          const int2 column_zero = ptx::load_shared_int2(column_vectors + kZeroPointsAt + (pair + group * 8) * 4);
+#pragma unroll
+          for (int i = 0; i < 4; ++i)  // modulo 2^32
+            acc[i] = static_cast<std::int32_t>(
+                static_cast<std::uint32_t>(acc[i]) -
+                static_cast<std::uint32_t>(row_vectors.zero_point[slab][i / 2]) *
+                    static_cast<std::uint32_t>(i % 2 == 0 ? column_zero.x : column_zero.y));
+        }
+      const float2 column_scale = ptx::load_shared_float2(column_vectors + (pair + group * 8) * 4);
+      float column_bias[2] = {0.0f, 0.0f};
+      if constexpr (!kSwap)
+        if (p.bias) {
+          if (p.output == OutputKind::float32) {
+#pragma unroll
+            for (int i = 0; i < 2; ++i)
+              column_bias[i] = load_bias(p, min(chunk_column + lane % 4 * 2 + group * 8 + i, p.n - 1));
+          } else {
+            const std::uint32_t two = ptx::load_shared_word(column_vectors + kBiasesAt + (pair + group * 8) * 2);
+            column_bias[0] = widen(p, static_cast<std::uint16_t>(two));
+            column_bias[1] = widen(p, static_cast<std::uint16_t>(two >> 16));
+          }
+        }
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const float of_row = row_vectors.scale[slab][i / 2], of_column = i % 2 == 0 ? column_scale.x : column_scale.y;
+        float sum;
+        if constexpr (kFloat)
+          sum = acc[i];
+        else
+          sum = __int2float_rn(acc[i]);
+        const float weighted = __fmul_rn(kSwap ? of_row : of_column, sum);
+        const float token_scale = kSwap ? of_column : of_row;
+        values[group][i] = adds ? __fmaf_rn(token_scale, weighted, kSwap ? row_vectors.bias[slab][i / 2] : column_bias[i % 2])
+                                : __fmul_rn(token_scale, weighted);
+      }
+    }
+  }
+
+  // Straight from registers: a warp's stores cover whole 32-byte sectors either way.
+  static __device__ __forceinline__ void store_chunk_float32(const Parameters& p, int slab_row, int chunk_column,
+                                                             const float (&values)[kGroups][4]) {
+    const int lane = threadIdx.x % 32;
+    const int row = slab_row + (threadIdx.x / 32 % 4) * 16 + lane / 4;
+    float* out = static_cast<float*>(p.out);
+#pragma unroll
+    for (int group = 0; group < kGroups; ++group) {
+      const int column = chunk_column + group * 8 + lane % 4 * 2;
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const int r = row + half * 8;
+        if (r >= row_limit(p)) continue;
+        if constexpr (kSwap) {
+#pragma unroll
+          for (int i = 0; i < 2; ++i)
+            if (column + i < p.m) out[(column + i) * p.out_stride + r] = values[group][half * 2 + i];
+        } else {
+          float* to = out + r * p.out_stride + column;
+          if (p.vector_store && column + 1 < p.n) {
+            *reinterpret_cast<float2*>(to) = make_float2(values[group][half * 2], values[group][half * 2 + 1]);
+          } else {
+            if (column < p.n) to[0] = values[group][half * 2];
+            if (column + 1 < p.n) to[1] = values[group][half * 2 + 1];
+          }
+        }
+      }
+    }
+  }
+
+  // Through a staging buffer in the output's own order (transposed where swapped), then by the copy engine, which clips at
+  // the edges, or 16 bytes a thread where pitch or base are not for it.
+  static __device__ __forceinline__ void store_chunk_16bit(const Parameters& p, const Cta& cta, int warpgroup, int slab_row,
+                                                           int chunk_column, const float (&values)[kGroups][4],
+                                                           int& stored_chunks) {
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % 4, thread = threadIdx.x % 128;
+    const std::uint32_t staging = cta.base + kGeometry.at_staging +
+                                  (warpgroup * kStagingBuffers + stored_chunks % kStagingBuffers) * kGeometry.chunk_bytes;
+    if (thread == 0) ptx::store_wait_read<kStagingBuffers - 1>();
+    ptx::named_barrier_sync(kStagingBarrier + warpgroup, 128);
+    const int in_matrix = lane % 8, half = lane / 8 % 2, second = lane / 16;  // matrices: (group, rows 0-7), (group, rows 8-15), ...
+#pragma unroll
+    for (int group = 0; group < kGroups; group += 2) {
+      std::uint32_t packed[2][2];
+#pragma unroll
+      for (int i = 0; i < 2; ++i)
+#pragma unroll
+        for (int h = 0; h < 2; ++h) {
+          const float low = values[group + i][h * 2], high = values[group + i][h * 2 + 1];
+          packed[i][h] = p.output == OutputKind::float16 ? ptx::pack_float16(low, high) : ptx::pack_bfloat16(low, high);
+        }
+      const int line = kSwap ? (group + second) * 8 + in_matrix : warp * 16 + half * 8 + in_matrix;
+      const int piece = kSwap ? warp * 2 + half : group + second;  // 16 bytes of a line
+      ptx::store_matrices<kSwap>(staging + staged(line, piece), packed[0][0], packed[0][1], packed[1][0], packed[1][1]);
+    }
+    ptx::fence_for_copy_engine();
+    ptx::named_barrier_sync(kStagingBarrier + warpgroup, 128);
+    const int token = kSwap ? chunk_column : slab_row, feature = kSwap ? slab_row : chunk_column;
+    if (p.store_by_tma) {
+      if (thread == 0) ptx::store_box(&p.output_map, staging, feature, token);
+    } else {
+      constexpr int kPieces = kGeometry.output_box_inner / 8;
+#pragma unroll 1
+      for (int i = thread; i < kGeometry.output_box_outer * kPieces; i += 128) {
+        const int line = i / kPieces, piece = i % kPieces;
+        const uint4 words = ptx::load_shared_16(staging + staged(line, piece));
+        const int left = p.n - feature - piece * 8;
+        if (token + line >= p.m || left <= 0) continue;
+        std::uint16_t* to = static_cast<std::uint16_t*>(p.out) + (token + line) * p.out_stride + feature + piece * 8;
+        if (p.vector_store && left >= 8) {
+          *reinterpret_cast<uint4*>(to) = words;
+        } else {
+          const std::uint32_t word[4] = {words.x, words.y, words.z, words.w};
+#pragma unroll
+          for (int j = 0; j < 8; ++j)
+            if (j < left) to[j] = static_cast<std::uint16_t>(word[j / 2] >> (j % 2 * 16));
+        }
+      }
+      ptx::named_barrier_sync(kStagingBarrier + warpgroup, 128);
+    }
+    if (thread == 0) ptx::store_commit();  // one group a chunk either way: store_wait_read counts them
+    ++stored_chunks;
+  }
+
+  // Byte offset of 16-byte piece `piece` of line `line` in a staging buffer, swizzled as the output map is.
+  static __device__ __forceinline__ int staged(int line, int piece) {
+    if constexpr (kGeometry.output_box_inner == 64)
+      return line * 128 + ((piece ^ (line & 7)) << 4);
+    else
+      return line * 64 + ((piece ^ ((line >> 1) & 3)) << 4);
+  }
+};
+
+}  // namespace evergemm::sm90

@@ -1,0 +1,15 @@
+// SPDX-License-Identifier: Apache-2.0
+// The kernels that cmake/KernelInstances.cmake compiles, one a row of plan/sm90.h.
+#pragma once
+
+namespace evergemm::sm90 {
+
+// The kernel of tile kTile of kSm90Tiles, as launches take it. Each generated file defines one of these.
+template <int kTile>
+const void* kernel_of();
+
+// The plain kernel (simple.cu); its only argument is the GemmProblem.
+const void* simple_kernel();
+inline constexpr int kSimpleTile = 64, kSimpleThreads = 256;  // outputs along each side of a tile; threads of a block
+
+}  // namespace evergemm::sm90

@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: Apache-2.0
+// What a launch hands to a tensor-core kernel: everything that is a run-time value, in one struct passed by value.
+// Must not go here: tile sizes (tile_geometry.h), anything that only the host needs.
+#pragma once
+#include <cuda.h>
+
+#include <cstdint>
+
+namespace evergemm::sm90 {
+
+enum class OutputKind : std::int32_t { bfloat16 = 0, float16 = 1, float32 = 2 };
+
+struct Parameters {
+  CUtensorMap rows_map;     // operand on wgmma's M side, [rows, k], k contiguous: tokens, or weights where swapped
+  CUtensorMap columns_map;  // operand on wgmma's N side, [columns, k]
+  CUtensorMap output_map;   // out [m, n]; read only where store_by_tma
+  CUtensorMap scale_map;    // block scales of the tokens as [k / 128, m], m contiguous; read only where scales_by_tma
+
+  std::int32_t m, n;
+  std::int32_t k_blocks;                   // stages' worth of k, the last one perhaps padded with zeros
+  std::int32_t tiles_rows, tiles_columns;  // in tiles of a whole cluster
+  std::int32_t raster_group;               // tiles are walked in panels this wide ...
+  std::int32_t raster_along_rows;          // ... along the rows, or along the columns
+
+  const float* scale_a;  // [m] or one value; block scales: [m, k / 128]
+  std::int64_t scale_a_stride, scale_a_k_stride;
+  const float* scale_b;  // [n] or one value; block scales: [n / 128, k / 128]
+  std::int64_t scale_b_stride, scale_b_k_stride;
+  const void* bias;  // [n] of the output type, or null
+  std::int64_t bias_stride;
+  const std::int32_t* azp_adj;  // [n], or null: no zero points
+  std::int64_t azp_adj_stride;
+  const std::int32_t* azp;  // [m], or null: 1 for every token
+  std::int64_t azp_stride;
+  void* out;  // [m, n]
+  std::int64_t out_stride;
+
+  OutputKind output;
+  std::int32_t block_scales;    // scale_a and scale_b are block scales, applied to each 128 of k
+  std::int32_t scales_by_tma;   // block_scales: the copy engine can read scale_a's layout
+  std::int32_t store_by_tma;    // 16-bit output whose pitch and base the copy engine takes
+  std::int32_t vector_store;    // 16-byte (16-bit output) or 8-byte (fp32 output) stores are aligned
+  std::int32_t stream_weights;  // weights pass through L2 once, tokens stay
+};
+
+}  // namespace evergemm::sm90

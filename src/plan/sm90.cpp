@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: Apache-2.0
+// Hopper as the planner sees it: reads the rows and rules of sm90.h, and says which rows a problem's layout rules out.
+// Must not go here: thresholds (sm90.h), kernels (src/cuda).
+#include "plan/sm90.h"
+
+#include <cstddef>
+#include <cstdint>
+#include <limits>
+
+#include "plan/table.h"
+#include "plan/tile_geometry.h"
+
+namespace evergemm::plan_tables {
+namespace {
+
+const TileConfig& tile_of(std::int32_t row) { return kSm90Tiles[static_cast<std::size_t>(row - kSm90FirstTileRow)]; }
+
+template <std::size_t... kIndices>
+constexpr auto make_names(std::index_sequence<kIndices...>) {
+  return std::array{name_of(kSm90Tiles[kIndices])...};
+}
+constexpr auto kNames = make_names(std::make_index_sequence<kSm90Tiles.size()>());
+
+const char* sm90_row_name(std::int32_t row) {
+  return row < kSm90FirstTileRow ? kSm90SimpleName : kNames[static_cast<std::size_t>(row - kSm90FirstTileRow)].text.data();
+}
+
+Mainloop mainloop_of(const GemmProblem& problem) {
+  if (problem.input_dtype == DType::int8) return Mainloop::int8;
+  return problem.blockwise() || !problem.fast_accumulation ? Mainloop::fp8_promoted : Mainloop::fp8_fast;
+}
+
+const char* text_of(Mainloop mainloop) {
+  return mainloop == Mainloop::int8       ? "int8"
+         : mainloop == Mainloop::fp8_fast ? "float8_e4m3fn, summed in the tensor core for all of k"
+                                          : "float8_e4m3fn, promoted to fp32 every 128 of k";
+}
+
+std::span<const Rule> sm90_rules(const GemmProblem& problem, const DeviceFacts&) {
+  switch (mainloop_of(problem)) {
+    case Mainloop::int8:
+      return kSm90Int8Rules;
+    case Mainloop::fp8_fast:
+      return problem.deterministic ? std::span<const Rule>(kSm90Fp8DeterministicRules) : std::span<const Rule>(kSm90Fp8Rules);
+    case Mainloop::fp8_promoted:
+      return problem.deterministic ? std::span<const Rule>(kSm90PromotedDeterministicRules)
+                                   : std::span<const Rule>(kSm90PromotedRules);
+  }
+  return {};
+}
+
+// Bytes that the copy engine wants bases and pitches to be multiples of, and the pitch that it cannot exceed.
+constexpr std::int64_t kCopyAlignment = 16, kCopyPitchLimit = std::int64_t{1} << 40;
+// Coordinates are int32, and a tile may start below an edge and end above it.
+constexpr std::int64_t kExtentLimit = std::numeric_limits<std::int32_t>::max() - 4096;
+
+std::string number(std::int64_t value) { return std::to_string(value); }
+
+// Why the copy engine cannot read an operand of `lines` rows of k bytes each.
+std::string operand_obstacle(const char* operand, const void* data, std::int64_t lines, std::int64_t stride, std::int64_t k) {
+  const auto misaligned = static_cast<std::int64_t>(reinterpret_cast<std::uintptr_t>(data) % kCopyAlignment);
+  if (misaligned != 0) return std::string("needs ") + operand + " at a multiple of 16 bytes, it is " + number(misaligned) + " past one";
+  if (lines <= 1) return std::string();  // one row has no pitch
+  if (stride % kCopyAlignment != 0)
+    return std::string("needs rows of ") + operand + " a multiple of 16 bytes apart, they are " + number(stride);
+  if (stride < k || stride >= kCopyPitchLimit)
+    return std::string("needs rows of ") + operand + " between k and 2^40 bytes apart, they are " + number(stride);
+  return std::string();
+}
+
+std::string sm90_why_not(const GemmProblem& problem, const DeviceFacts& facts, std::int32_t row) {
+  if (row < kSm90FirstTileRow) return std::string();
+  const TileConfig& tile = tile_of(row);
+  const Mainloop wanted = mainloop_of(problem);
+  if (tile.mainloop != wanted)
+    return std::string("multiplies ") + text_of(tile.mainloop) + ", the problem is " + text_of(wanted);
+  if (tile.split_k > 1 && problem.deterministic && problem.input_dtype != DType::int8)
+    return "splits k, which changes fp8 sums; deterministic asks for one order";
+  if (problem.k == 0) return "has nothing to multiply: k is 0";
+  if (problem.m > kExtentLimit || problem.n > kExtentLimit || problem.k > kExtentLimit)
+    return "counts in int32: m, n and k at most " + number(kExtentLimit);
+  std::string obstacle = operand_obstacle("a", problem.a, problem.m, problem.a_stride, problem.k);
+  if (obstacle.empty()) obstacle = operand_obstacle("b", problem.b, problem.n, problem.b_stride, problem.k);
+  if (!obstacle.empty()) return obstacle;
+  const std::int64_t blocks = (problem.k + tile.k - 1) / tile.k;
+  if (blocks < tile.split_k)
+    return "splits k among " + number(tile.split_k) + " CTAs, there are " + number(blocks) + " blocks of it";
+  const std::int64_t rows = tile.swap_ab ? problem.n : problem.m, columns = tile.swap_ab ? problem.m : problem.n;
+  const std::int64_t tile_rows = std::int64_t{tile.m} * tile.cluster_m, tile_columns = std::int64_t{tile.n} * tile.cluster_n;
+  // below 2^62, since extents fit 31 bits
+  if (((rows + tile_rows - 1) / tile_rows) * ((columns + tile_columns - 1) / tile_columns) > kExtentLimit)
+    return "counts tiles in int32";
+  const std::int32_t shared_memory = geometry(tile).total_bytes;
+  if (shared_memory > facts.shared_memory_bytes)
+    return "needs " + number(shared_memory) + " bytes of shared memory a block, the device has " +
+           number(facts.shared_memory_bytes);
+  return std::string();
+}
+
+std::int32_t sm90_fallback(const GemmProblem&, const DeviceFacts&) { return 0; }
+
+void sm90_finish(const GemmProblem& problem, const DeviceFacts&, Plan& plan) {
+  // The plain kernel sums fp8 in the reference's order, which is the promoted one.
+  plan.accumulation = problem.input_dtype == DType::int8 ? Accumulation::exact_int32
+                      : plan.row >= kSm90FirstTileRow && tile_of(plan.row).mainloop == Mainloop::fp8_fast
+                          ? Accumulation::fast
+                          : Accumulation::promoted;
+  plan.swap_ab = plan.row >= kSm90FirstTileRow && tile_of(plan.row).swap_ab;
+  plan.split_k = plan.row >= kSm90FirstTileRow ? tile_of(plan.row).split_k : 1;
+  plan.workspace_bytes = 0;  // partial sums of a split k pass through the shared memory of a cluster
+}
+
+}  // namespace
+
+const ArchitectureTable kSm90aTable = {kSm90Rows, sm90_row_name, sm90_rules, sm90_why_not, sm90_fallback, sm90_finish};
+
+}  // namespace evergemm::plan_tables

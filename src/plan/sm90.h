@@ -1,0 +1,182 @@
+// SPDX-License-Identifier: Apache-2.0
+// Hopper's rows and rules. Data only: cmake/KernelInstances.cmake compiles one kernel a row, src/cuda/registry.cpp maps a row
+// to it by index, plan/sm90.cpp reads the rules. docs/tuning_log.md has the measurements behind them.
+// Must not go here: CUDA, decisions.
+#pragma once
+#include <array>
+
+#include "plan/rules.h"
+#include "plan/tile_config.h"
+
+namespace evergemm::plan_tables {
+
+// Row 0 of the architecture's table is the plain kernel that runs everything; tile i of kSm90Tiles is row i + 1.
+inline constexpr const char* kSm90SimpleName = "sm90_simple";
+inline constexpr std::int32_t kSm90FirstTileRow = 1;
+
+// clang-format off
+inline constexpr std::array kSm90Tiles = {
+    // 1..3 few tokens: weights fill wgmma's 64 rows, tokens stand on its n side. A ring of at most 104 KB lets the CTAs of two
+    // successive kernels share a multiprocessor.
+    //                                  m    n    k  stages cluster split schedule             swap_ab
+    TileConfig{Mainloop::int8,         64,  16, 128, 10,   1, 1,   1, Schedule::basic,       true},
+    TileConfig{Mainloop::int8,         64,  32, 128,  8,   1, 1,   1, Schedule::basic,       true},
+    TileConfig{Mainloop::int8,         64,  64, 128, 12,   1, 1,   1, Schedule::basic,       true},
+    TileConfig{Mainloop::int8,         64,  16, 128, 10,   1, 1,   4, Schedule::basic,       true},
+    TileConfig{Mainloop::int8,         64,  32, 128,  8,   1, 1,   4, Schedule::basic,       true},
+    TileConfig{Mainloop::int8,         64,  64, 128,  6,   1, 1,   4, Schedule::basic,       true},
+    TileConfig{Mainloop::int8,        128,  64, 128,  8,   1, 1,   1, Schedule::cooperative, true},
+    TileConfig{Mainloop::int8,         64, 128, 128,  8,   1, 2,   1, Schedule::basic,       true},
+    TileConfig{Mainloop::int8,        128, 128, 128,  6,   1, 2,   1, Schedule::cooperative, true},
+    TileConfig{Mainloop::int8,         64, 128, 128,  8,   1, 1,   1, Schedule::pingpong,    false},
+    TileConfig{Mainloop::int8,        128,  96, 128,  7,   2, 1,   1, Schedule::cooperative, false},
+    TileConfig{Mainloop::int8,        128, 112, 128,  6,   2, 1,   1, Schedule::cooperative, false},
+    TileConfig{Mainloop::int8,        128, 128, 128,  6,   2, 1,   1, Schedule::cooperative, false},
+    TileConfig{Mainloop::int8,        128, 128, 128,  6,   1, 2,   1, Schedule::pingpong,    false},
+    TileConfig{Mainloop::int8,        128, 176, 128,  5,   2, 1,   1, Schedule::pingpong,    false},
+    TileConfig{Mainloop::int8,        128, 192, 128,  4,   2, 1,   1, Schedule::cooperative, false},
+    TileConfig{Mainloop::int8,        128, 224, 128,  4,   2, 1,   1, Schedule::cooperative, false},
+    TileConfig{Mainloop::int8,        128, 256, 128,  4,   2, 1,   1, Schedule::cooperative, false},
+    TileConfig{Mainloop::int8,        256, 112, 128,  4,   1, 2,   1, Schedule::cooperative, false},
+    TileConfig{Mainloop::int8,        256, 128, 128,  4,   1, 2,   1, Schedule::cooperative, false},
+
+    TileConfig{Mainloop::fp8_fast,     64,  16, 128, 10,   1, 1,   1, Schedule::basic,       true},
+    TileConfig{Mainloop::fp8_fast,     64,  32, 128,  8,   1, 1,   1, Schedule::basic,       true},
+    TileConfig{Mainloop::fp8_fast,     64,  64, 128, 12,   1, 1,   1, Schedule::basic,       true},
+    TileConfig{Mainloop::fp8_fast,     64,  16, 128, 10,   1, 1,   4, Schedule::basic,       true},
+    TileConfig{Mainloop::fp8_fast,     64,  32, 128,  8,   1, 1,   4, Schedule::basic,       true},
+    TileConfig{Mainloop::fp8_fast,     64,  64, 128,  6,   1, 1,   4, Schedule::basic,       true},
+    TileConfig{Mainloop::fp8_fast,    128,  64, 128,  8,   1, 1,   1, Schedule::cooperative, true},
+    TileConfig{Mainloop::fp8_fast,     64, 128, 128,  8,   1, 2,   1, Schedule::basic,       true},
+    TileConfig{Mainloop::fp8_fast,    128, 128, 128,  6,   1, 2,   1, Schedule::cooperative, true},
+    TileConfig{Mainloop::fp8_fast,     64, 128, 128,  8,   1, 1,   1, Schedule::pingpong,    false},
+    TileConfig{Mainloop::fp8_fast,    128,  96, 128,  7,   2, 1,   1, Schedule::cooperative, false},
+    TileConfig{Mainloop::fp8_fast,    128, 112, 128,  6,   2, 1,   1, Schedule::cooperative, false},
+    TileConfig{Mainloop::fp8_fast,    128, 128, 128,  6,   2, 1,   1, Schedule::cooperative, false},
+    TileConfig{Mainloop::fp8_fast,    128, 128, 128,  6,   1, 2,   1, Schedule::pingpong,    false},
+    TileConfig{Mainloop::fp8_fast,    128, 176, 128,  5,   2, 1,   1, Schedule::pingpong,    false},
+    TileConfig{Mainloop::fp8_fast,    128, 192, 128,  4,   2, 1,   1, Schedule::cooperative, false},
+    TileConfig{Mainloop::fp8_fast,    128, 224, 128,  4,   2, 1,   1, Schedule::cooperative, false},
+    TileConfig{Mainloop::fp8_fast,    128, 256, 128,  4,   2, 1,   1, Schedule::cooperative, false},
+    TileConfig{Mainloop::fp8_fast,    256, 112, 128,  4,   1, 2,   1, Schedule::cooperative, false},
+    TileConfig{Mainloop::fp8_fast,    256, 128, 128,  4,   1, 2,   1, Schedule::cooperative, false},
+
+    TileConfig{Mainloop::fp8_promoted, 64,  16, 128, 10,   1, 1,   1, Schedule::basic,       true},
+    TileConfig{Mainloop::fp8_promoted, 64,  32, 128,  8,   1, 1,   1, Schedule::basic,       true},
+    TileConfig{Mainloop::fp8_promoted, 64,  64, 128, 12,   1, 1,   1, Schedule::basic,       true},
+    TileConfig{Mainloop::fp8_promoted, 64,  16, 128, 10,   1, 1,   4, Schedule::basic,       true},
+    TileConfig{Mainloop::fp8_promoted, 64,  32, 128,  8,   1, 1,   4, Schedule::basic,       true},
+    TileConfig{Mainloop::fp8_promoted, 64,  64, 128,  6,   1, 1,   4, Schedule::basic,       true},
+    TileConfig{Mainloop::fp8_promoted,128,  64, 128,  8,   1, 1,   1, Schedule::cooperative, true},
+    TileConfig{Mainloop::fp8_promoted, 64, 128, 128,  7,   1, 1,   1, Schedule::pingpong,    false},
+    TileConfig{Mainloop::fp8_promoted,128,  64, 128,  8,   2, 1,   1, Schedule::cooperative, false},
+    TileConfig{Mainloop::fp8_promoted,128,  96, 128,  6,   2, 1,   1, Schedule::cooperative, false},
+    TileConfig{Mainloop::fp8_promoted,128, 112, 128,  6,   2, 1,   1, Schedule::cooperative, false},
+    TileConfig{Mainloop::fp8_promoted,128, 128, 128,  5,   2, 1,   1, Schedule::cooperative, false},
+    TileConfig{Mainloop::fp8_promoted,128, 128, 128,  5,   1, 2,   1, Schedule::cooperative, false},
+    TileConfig{Mainloop::fp8_promoted,128, 160, 128,  5,   2, 1,   1, Schedule::cooperative, false},
+};
+// clang-format on
+
+inline constexpr std::int32_t kSm90Rows = kSm90FirstTileRow + static_cast<std::int32_t>(kSm90Tiles.size());
+
+// Two rows that differ only in their number of stages would share a name.
+template <std::size_t N>
+constexpr bool names_differ(const std::array<TileConfig, N>& tiles) {
+  for (std::size_t later = 0; later < N; ++later)
+    for (std::size_t earlier = 0; earlier < later; ++earlier) {
+      TileConfig other = tiles[earlier];
+      other.stages = tiles[later].stages;
+      if (other == tiles[later]) return false;
+    }
+  return true;
+}
+static_assert(names_differ(kSm90Tiles));
+
+// The row of a tile by what it is, so that a rule survives any change of the table; -1 (which well_formed rules never hold)
+// where there is none.
+constexpr std::int32_t row_of(Mainloop mainloop, std::int32_t m, std::int32_t n, std::int32_t cluster_m,
+                              std::int32_t cluster_n, std::int32_t split_k, Schedule schedule, bool swap_ab) {
+  for (std::size_t i = 0; i < kSm90Tiles.size(); ++i) {
+    const TileConfig& tile = kSm90Tiles[i];
+    if (tile == TileConfig{mainloop, m, n, tile.k, tile.stages, cluster_m, cluster_n, split_k, schedule, swap_ab})
+      return kSm90FirstTileRow + static_cast<std::int32_t>(i);
+  }
+  return -1;
+}
+
+// Weights on wgmma's M side; few tokens.
+constexpr std::int32_t swapped(Mainloop mainloop, std::int32_t m, std::int32_t n, std::int32_t split_k = 1,
+                               std::int32_t cluster_n = 1) {
+  return row_of(mainloop, m, n, 1, cluster_n, split_k, m == 64 ? Schedule::basic : Schedule::cooperative, true);
+}
+constexpr std::int32_t cooperative(Mainloop mainloop, std::int32_t m, std::int32_t n, std::int32_t cluster_m,
+                                   std::int32_t cluster_n) {
+  return row_of(mainloop, m, n, cluster_m, cluster_n, 1, Schedule::cooperative, false);
+}
+constexpr std::int32_t pingpong(Mainloop mainloop, std::int32_t m, std::int32_t n, std::int32_t cluster_m,
+                                std::int32_t cluster_n) {
+  return row_of(mainloop, m, n, cluster_m, cluster_n, 1, Schedule::pingpong, false);
+}
+
+// Rules where one tensor-core sum runs over all of k: int8 and fast fp8 have the same costs.
+constexpr auto one_sum_rules(Mainloop mainloop) {
+  return std::array{
+      Rule{16, 2112, any, swapped(mainloop, 64, 16, 4), "too few tiles to stream weights at full rate: k is split"},
+      Rule{16, any, any, swapped(mainloop, 64, 16), "weights stream once past 16 tokens"},
+      Rule{32, 2112, any, swapped(mainloop, 64, 32, 4), "too few tiles to stream weights at full rate: k is split"},
+      Rule{32, any, any, swapped(mainloop, 64, 32), "weights stream once past 32 tokens"},
+      Rule{64, 2112, any, swapped(mainloop, 64, 64, 4), "too few tiles to stream weights at full rate: k is split"},
+      Rule{64, any, any, swapped(mainloop, 64, 64), "weights stream once past 64 tokens"},
+      Rule{128, any, any, swapped(mainloop, 128, 64), "two columns of tiles share the weights in L2"},
+      Rule{256, 4096, any, swapped(mainloop, 64, 128, 1, 2), "a pair of CTAs shares the weights"},
+      Rule{256, any, any, cooperative(mainloop, 128, 128, 2, 1), "a pair of CTAs shares the weights"},
+      Rule{1024, 8192, any, cooperative(mainloop, 128, 192, 2, 1), "192 columns fill whole waves at middle sizes"},
+      Rule{any, any, any, cooperative(mainloop, 128, 256, 2, 1), "the widest tile reads L2 least"},
+  };
+}
+inline constexpr auto kSm90Int8Rules = one_sum_rules(Mainloop::int8);
+inline constexpr auto kSm90Fp8Rules = one_sum_rules(Mainloop::fp8_fast);
+inline constexpr std::array kSm90PromotedRules = {
+    Rule{16, 2112, any, swapped(Mainloop::fp8_promoted, 64, 16, 4), "too few tiles to stream weights at full rate: k is split"},
+    Rule{16, any, any, swapped(Mainloop::fp8_promoted, 64, 16), "weights stream once past 16 tokens"},
+    Rule{32, 2112, any, swapped(Mainloop::fp8_promoted, 64, 32, 4), "too few tiles to stream weights at full rate: k is split"},
+    Rule{32, any, any, swapped(Mainloop::fp8_promoted, 64, 32), "weights stream once past 32 tokens"},
+    Rule{64, 2112, any, swapped(Mainloop::fp8_promoted, 64, 64, 4), "too few tiles to stream weights at full rate: k is split"},
+    Rule{64, any, any, swapped(Mainloop::fp8_promoted, 64, 64), "weights stream once past 64 tokens"},
+    Rule{128, any, any, swapped(Mainloop::fp8_promoted, 128, 64), "two columns of tiles share the weights in L2"},
+    Rule{any, any, any, cooperative(Mainloop::fp8_promoted, 128, 128, 2, 1), "two sets of partial sums fit its registers"},
+};
+
+template <std::size_t N>
+constexpr bool rows_exist(const std::array<Rule, N>& rules) {
+  for (const Rule& rule : rules)
+    if (rule.row < 0 || rule.row >= kSm90Rows) return false;
+  return true;
+}
+static_assert(well_formed(kSm90Int8Rules) && well_formed(kSm90Fp8Rules) && well_formed(kSm90PromotedRules));
+static_assert(rows_exist(kSm90Int8Rules) && rows_exist(kSm90Fp8Rules) && rows_exist(kSm90PromotedRules));
+
+// Rules without the rows that split k: one accumulation order for all m (deterministic = true).
+constexpr bool splits_k(std::int32_t row) {
+  return row >= kSm90FirstTileRow && kSm90Tiles[static_cast<std::size_t>(row - kSm90FirstTileRow)].split_k > 1;
+}
+template <std::size_t N>
+constexpr std::size_t count_unsplit(const std::array<Rule, N>& rules) {
+  std::size_t count = 0;
+  for (const Rule& rule : rules) count += splits_k(rule.row) ? 0 : 1;
+  return count;
+}
+template <std::size_t kCount, std::size_t N>
+constexpr std::array<Rule, kCount> unsplit(const std::array<Rule, N>& rules) {
+  std::array<Rule, kCount> kept{};
+  std::size_t count = 0;
+  for (const Rule& rule : rules)
+    if (!splits_k(rule.row)) kept[count++] = rule;
+  return kept;
+}
+inline constexpr auto kSm90Fp8DeterministicRules = unsplit<count_unsplit(kSm90Fp8Rules)>(kSm90Fp8Rules);
+inline constexpr auto kSm90PromotedDeterministicRules = unsplit<count_unsplit(kSm90PromotedRules)>(kSm90PromotedRules);
+static_assert(well_formed(kSm90Fp8DeterministicRules) && well_formed(kSm90PromotedDeterministicRules));
+
+}  // namespace evergemm::plan_tables
