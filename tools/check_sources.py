@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the sources may not contain: a layer's include of what it may not see, asserts, prints and exits in library code,
-paths and hosts of some machine, files without their licence line. Prints one line a finding and exits 1; standard library
-only. tests/python/test_check_sources.py breaks every rule once.
+"""What the sources may not contain: a layer's include of what it may not see, asserts, prints and exits in library
+code, paths and hosts of some machine, files without their licence line. Prints one line a finding and exits 1; standard
+library only. tests/python/test_check_sources.py breaks every rule once.
 
     python tools/check_sources.py [FOLDER]
 """
@@ -18,14 +18,21 @@ CPP = (".h", ".cpp", ".cuh", ".cu")
 STANDARD = r"<[a-z_0-9]+>|<std(?:int|def)\.h>"  # <vector>, <cstdint>; the C interface uses <stdint.h>
 API = r'"evergemm/[a-z_0-9]+\.h"'
 TABLES = r'"plan/(?:cpu|cpu_quantize|sm[0-9]+[a-z]?|rules|table|tile_[a-z]+)\.h"'
-# Per layer: the includes that it may have. House rule: the fence is the missing include path; this says the same in text,
-# for headers that are on every path (<torch/...>, <cuda.h>, the system's).
+# Per layer: the includes that it may have. House rule: the fence is the missing include path; this says the same in
+# text, for headers that are on every path (<torch/...>, <cuda.h>, the system's).
 LAYERS = {
     "include/evergemm": [STANDARD, API],
     "src/plan": [STANDARD, API, r'"plan/[a-z_0-9]+\.h"'],
     "src/reference": [STANDARD, API, r'"reference/[a-z_0-9]+\.h"'],
     "src/cpu": [STANDARD, API, TABLES, r'"cpu/[a-z_0-9]+\.h"', r"<immintrin\.h>"],
-    "src/cuda": [STANDARD, API, TABLES, r'"cuda/[a-z_0-9/]+\.(?:h|cuh)"', r"<cuda[a-z_0-9]*\.h>", r"<(?:cutlass|cute)/.*>"],
+    "src/cuda": [
+        STANDARD,
+        API,
+        TABLES,
+        r'"cuda/[a-z_0-9/]+\.(?:h|cuh)"',
+        r"<cuda[a-z_0-9]*\.h>",
+        r"<(?:cutlass|cute)/.*>",
+    ],
     "bindings": [
         STANDARD,
         API,
@@ -41,21 +48,36 @@ COMMENTED = (*CPP, ".py", ".sh", ".cmake", ".toml", ".map", ".tsv", ".yaml", ".y
 
 # Written in pieces, so that this file passes its own gate.
 MACHINE_PATH = re.compile(r"(?<![\w.])/(?:" + "|".join(["work", "home", "root", "Users", "tmp/w"]) + r")/\w")
-HOSTS = ["py" + "pi.org", "python" + "hosted.org", "download.py" + "torch.org", "deb.de" + "bian.org", "archive.ub" + "untu.com"]
+HOSTS = [
+    "py" + "pi.org",
+    "python" + "hosted.org",
+    "download.py" + "torch.org",
+    "deb.de" + "bian.org",
+    "archive.ub" + "untu.com",
+]
 HOST = re.compile("|".join(map(re.escape, HOSTS)))
 UNFINISHED = re.compile(r"\b(?:" + "|".join(["TO" + "DO", "FIX" + "ME", "XX" + "X"]) + r")\b")
 
 LIBRARY_RULES = [
     (re.compile(r"(?<!static_)\bassert\s*\("), "assert: return a Status (house: no assert in shipped code)"),
-    (re.compile(r"(?<![\w:])(?:std::)?(?:printf|fprintf|puts|putchar)\s*\(|std::c(?:out|err)\b"), "library code never prints"),
-    (re.compile(r"(?<![\w:.])(?:std::)?(?:abort|exit|_exit|quick_exit|terminate|__trap|__builtin_trap)\s*\("), "library code never exits or traps"),
+    (
+        re.compile(r"(?<![\w:])(?:std::)?(?:printf|fprintf|puts|putchar)\s*\(|std::c(?:out|err)\b"),
+        "library code never prints",
+    ),
+    (
+        re.compile(r"(?<![\w:.])(?:std::)?(?:abort|exit|_exit|quick_exit|terminate|__trap|__builtin_trap)\s*\("),
+        "library code never exits or traps",
+    ),
 ]
 
 
 def sources(root: Path) -> Iterator[Path]:
     """Every file that git tracks or would track, so that build outputs and environments are left out."""
     listing = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"], cwd=root, check=True, capture_output=True
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
+        cwd=root,
+        check=True,
+        capture_output=True,
     ).stdout.decode()
     for name in sorted(set(listing.split("\0"))):
         if name and (root / name).is_file():

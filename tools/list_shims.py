@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Lists the C functions that torch offers to extensions, from torch's own wheels.
 
-Writes cmake/torch_2_10_shims.txt (what libtorch_cpu.so of the oldest torch we run on exports; link stubs are made of it)
-and tools/torch_symbols.tsv (symbol, library, first version; tools/check_wheel.py judges a wheel by it). Needed again only
-when a new torch is to be listed:
+Writes cmake/torch_2_10_shims.txt (what libtorch_cpu.so of the oldest torch we run on exports; link stubs are made of
+it) and tools/torch_symbols.tsv (symbol, library, first version; tools/check_wheel.py judges a wheel by it). Needed again
+only when a new torch is to be listed:
 
     pip download --no-deps -d WHEELS torch==2.10.0 ...; python tools/list_shims.py WHEELS/*.whl
 """
@@ -41,7 +41,10 @@ def version_of(wheel: Path) -> tuple[int, int]:
 def main() -> int:
     wheels = sorted((Path(argument) for argument in sys.argv[1:]), key=version_of)
     if FLOOR not in map(version_of, wheels):
-        print(f"list_shims: expected a wheel of torch {FLOOR[0]}.{FLOOR[1]} among the arguments; got {wheels}", file=sys.stderr)
+        print(
+            f"list_shims: expected a wheel of torch {FLOOR[0]}.{FLOOR[1]} among the arguments; got {wheels}",
+            file=sys.stderr,
+        )
         return 2
     first: dict[tuple[str, str], tuple[int, int]] = {}
     floor: set[str] = set()
@@ -65,8 +68,8 @@ def main() -> int:
     oldest = ".".join(map(str, version_of(wheels[0])))
     lines = [
         "# SPDX-License-Identifier: Apache-2.0",
-        f"# Stable C functions of torch, the library that exports each, and the first torch release that has it ({oldest}: that",
-        "# one or an earlier one). tools/check_wheel.py reads it. Made by tools/list_shims.py.",
+        "# Stable C functions of torch, the library that exports each, and the first torch release that has it",
+        f"# ({oldest}: that one or an earlier one). tools/check_wheel.py reads it. Made by tools/list_shims.py.",
         "symbol\tlibrary\tfirst_version",
         *(f"{name}\t{library}\t{version[0]}.{version[1]}" for (name, library), version in sorted(first.items())),
     ]

@@ -22,13 +22,37 @@ BROKEN = {
     "machine path": ("docs/a.md", "see /ho" + "me/me/file\n", "path of some machine"),
     "registry host": ("docs/a.md", "from https://py" + "pi.org/simple\n", "host of a package registry"),
     "unfinished": ("src/plan/a.cpp", HEAD + "// TO" + "DO later\n", "unfinished work"),
-    "plan includes a kernel": ("src/plan/a.cpp", HEAD + '#include "cpu/registry.h"\n', 'src/plan may not include "cpu/registry.h"'),
-    "plan includes CUDA": ("src/plan/a.cpp", HEAD + "#include <cuda_runtime.h>\n", "src/plan may not include <cuda_runtime.h>"),
-    "reference includes vectors": ("src/reference/a.cpp", HEAD + "#include <immintrin.h>\n", "src/reference may not include"),
+    "plan includes a kernel": (
+        "src/plan/a.cpp",
+        HEAD + '#include "cpu/registry.h"\n',
+        'src/plan may not include "cpu/registry.h"',
+    ),
+    "plan includes CUDA": (
+        "src/plan/a.cpp",
+        HEAD + "#include <cuda_runtime.h>\n",
+        "src/plan may not include <cuda_runtime.h>",
+    ),
+    "reference includes vectors": (
+        "src/reference/a.cpp",
+        HEAD + "#include <immintrin.h>\n",
+        "src/reference may not include",
+    ),
     "cpu includes the planner": ("src/cpu/a.cpp", HEAD + '#include "plan/operators.h"\n', "src/cpu may not include"),
-    "cuda includes torch": ("src/cuda/a.cu", HEAD + "#include <torch/csrc/stable/tensor.h>\n", "src/cuda may not include"),
-    "api includes torch": ("include/evergemm/a.h", HEAD + "#include <torch/torch.h>\n", "include/evergemm may not include"),
-    "bindings include unstable torch": ("bindings/a.cpp", HEAD + "#include <torch/extension.h>\n", "bindings may not include"),
+    "cuda includes torch": (
+        "src/cuda/a.cu",
+        HEAD + "#include <torch/csrc/stable/tensor.h>\n",
+        "src/cuda may not include",
+    ),
+    "api includes torch": (
+        "include/evergemm/a.h",
+        HEAD + "#include <torch/torch.h>\n",
+        "include/evergemm may not include",
+    ),
+    "bindings include unstable torch": (
+        "bindings/a.cpp",
+        HEAD + "#include <torch/extension.h>\n",
+        "bindings may not include",
+    ),
     "bindings include cutlass": ("bindings/a.cpp", HEAD + "#include <cutlass/cutlass.h>\n", "bindings may not include"),
     "climbing include": ("src/cpu/a.cpp", HEAD + '#include "../plan/operators.h"\n', "climbs out"),
     "assert": ("src/cpu/a.cpp", HEAD + "void f(int x) { assert(x); }\n", "assert"),
@@ -36,8 +60,16 @@ BROKEN = {
     "stream print": ("bindings/a.cpp", HEAD + "void f() { std::cerr << 1; }\n", "never prints"),
     "trap": ("src/cuda/a.cuh", HEAD + "void f() { __trap(); }\n", "never exits or traps"),
     "terminate": ("bindings/a.cpp", HEAD + "void f() { std::terminate(); }\n", "never exits or traps"),
-    "exception below bindings": ("src/plan/a.cpp", HEAD + 'void f() { throw std::runtime_error("x"); }\n', "no exception below"),
-    "foreign exception": ("bindings/a.cpp", HEAD + 'void f() { throw std::invalid_argument("x"); }\n', "only std::runtime_error"),
+    "exception below bindings": (
+        "src/plan/a.cpp",
+        HEAD + 'void f() { throw std::runtime_error("x"); }\n',
+        "no exception below",
+    ),
+    "foreign exception": (
+        "bindings/a.cpp",
+        HEAD + 'void f() { throw std::invalid_argument("x"); }\n',
+        "only std::runtime_error",
+    ),
     "launch in bindings": ("bindings/a.cpp", HEAD + "void f() { kernel<<<1, 1>>>(); }\n", "launch no kernel"),
     "python assert": ("python/evergemm/a.py", PYTHON_HEAD + "assert True\n", "assert in shipped code"),
 }
@@ -53,8 +85,14 @@ def test_each_rule_can_fail(case):
 @pytest.mark.parametrize(
     ("name", "text"),
     [
-        ("src/cpu/a.cpp", HEAD + "#include <immintrin.h>\n#include \"plan/cpu.h\"\nstatic_assert(sizeof(int) == 4);  // assert(x)\n"),
-        ("bindings/a.cpp", HEAD + '#include <torch/headeronly/macros/Macros.h>\n#include "plan/operators.h"\nvoid f() { throw; }\n'),
+        (
+            "src/cpu/a.cpp",
+            HEAD + '#include <immintrin.h>\n#include "plan/cpu.h"\nstatic_assert(sizeof(int) == 4);  // assert(x)\n',
+        ),
+        (
+            "bindings/a.cpp",
+            HEAD + '#include <torch/headeronly/macros/Macros.h>\n#include "plan/operators.h"\nvoid f() { throw; }\n',
+        ),
         ("src/plan/a.cpp", HEAD + 'const char* text = "call exit(1) or assert(x)"; int n = snprintf(b, 1, "x");\n'),
         ("tools/a.sh", "#!/bin/sh\n" + PYTHON_HEAD),
     ],

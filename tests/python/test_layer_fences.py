@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The fences of the layers: every public header compiles alone, and a layer's real include path finds what the layer may
-see and nothing else. The flags are those of the build's own compile commands."""
+"""The fences of the layers: every public header compiles alone, and a layer's real include path finds what the layer
+may see and nothing else. The flags are those of the build's own compile commands."""
 
 import json
 import os
@@ -16,10 +16,28 @@ COMPILER = os.environ.get("CXX", "g++")
 
 # layer -> a header that it may include, and headers that its include path must not find
 FENCES = {
-    "plan": ("plan/operators.h", ["cpu/registry.h", "reference/elements.h", "cuda/registry.h", "schema.h", "torch/csrc/stable/tensor.h"]),
-    "reference": ("reference/elements.h", ["plan/operators.h", "plan/cpu.h", "cpu/registry.h", "schema.h", "torch/csrc/stable/tensor.h"]),
-    "cpu": ("plan/cpu.h", ["plan/operators.h", "plan/validate_rules.h", "reference/elements.h", "cuda/registry.h", "torch/csrc/stable/tensor.h"]),
-    "torch": ("torch/csrc/stable/c/shim.h", ["cpu/registry.h", "reference/elements.h", "plan/cpu.h", "cuda/registry.h", "cutlass/cutlass.h"]),
+    "plan": (
+        "plan/operators.h",
+        ["cpu/registry.h", "reference/elements.h", "cuda/registry.h", "schema.h", "torch/csrc/stable/tensor.h"],
+    ),
+    "reference": (
+        "reference/elements.h",
+        ["plan/operators.h", "plan/cpu.h", "cpu/registry.h", "schema.h", "torch/csrc/stable/tensor.h"],
+    ),
+    "cpu": (
+        "plan/cpu.h",
+        [
+            "plan/operators.h",
+            "plan/validate_rules.h",
+            "reference/elements.h",
+            "cuda/registry.h",
+            "torch/csrc/stable/tensor.h",
+        ],
+    ),
+    "torch": (
+        "torch/csrc/stable/c/shim.h",
+        ["cpu/registry.h", "reference/elements.h", "plan/cpu.h", "cuda/registry.h", "cutlass/cutlass.h"],
+    ),
 }
 FOLDER = {"plan": "src/plan", "reference": "src/reference", "cpu": "src/cpu", "torch": "bindings"}
 
@@ -54,7 +72,17 @@ def compiles(include_flags, text, folder):
     """Whether `text` compiles with these include paths, as a file outside every source folder."""
     probe = folder / "probe.cpp"
     probe.write_text(text)
-    command = [COMPILER, "-std=c++20", "-fsyntax-only", "-Wall", "-Wextra", "-Werror", "-ffp-contract=off", *include_flags, probe]
+    command = [
+        COMPILER,
+        "-std=c++20",
+        "-fsyntax-only",
+        "-Wall",
+        "-Wextra",
+        "-Werror",
+        "-ffp-contract=off",
+        *include_flags,
+        probe,
+    ]
     result = subprocess.run(command, capture_output=True, text=True)
     return result.returncode == 0, result.stderr
 
@@ -79,7 +107,9 @@ def test_layer_finds_what_it_may_see(layer, include_paths, tmp_path):
     assert ok, errors
 
 
-@pytest.mark.parametrize(("layer", "header"), [(layer, header) for layer, (_, headers) in FENCES.items() for header in headers])
+@pytest.mark.parametrize(
+    ("layer", "header"), [(layer, header) for layer, (_, headers) in FENCES.items() for header in headers]
+)
 def test_layer_does_not_find_what_it_may_not(layer, header, include_paths, tmp_path):
     exists = any((folder / header).exists() for folder in (ROOT / "src", ROOT / "bindings"))
     ok, errors = compiles(include_paths[layer], f'#include "{header}"\n', tmp_path)
