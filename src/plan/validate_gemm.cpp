@@ -157,6 +157,7 @@ Status validate(const ScaledMmArguments& arguments, GemmProblem& problem) {
   problem.k = a.sizes[1];
   if (problem.k > 1 && a.strides[1] != 1)
     check.fail("a row-major (stride(1) == 1)", layout_text(a), "pass a.contiguous()");
+  problem.a = a.data;
   problem.a_stride = problem.m > 1 ? a.strides[0] : problem.k;
   if (check.ok() && a.dtype == DType::int8 && problem.k > kMaxInt8K)
     check.fail("k of at most 131071 for int8 (the sum is exact in int32 up to there)", "k = " + std::to_string(problem.k),
@@ -171,6 +172,7 @@ Status validate(const ScaledMmArguments& arguments, GemmProblem& problem) {
                "pass weight.t() of an [n, k] weight with the same k as a");
   if (check.ok() && problem.k > 1 && b.strides[0] != 1)
     check.fail("b column-major (stride(0) == 1)", layout_text(b), "pass weight.t() of a contiguous [n, k] weight");
+  problem.b = b.data;
   problem.b_stride = problem.n > 1 ? b.strides[1] : problem.k;
 
   const std::int64_t k_blocks = ceil_divide(problem.k, kScaleBlock), n_blocks = ceil_divide(problem.n, kScaleBlock);
