@@ -21,11 +21,11 @@ constexpr std::int32_t kMaxLibraries = 8;
 
 // The registrations of this copy. They live as long as the process: the library is linked with -z nodelete.
 struct Registration {
-  TorchLibraryHandle libraries[kMaxLibraries];
+  TorchLibraryHandle libraries[kMaxLibraries] = {};
   std::int32_t count = 0;
   char status[1024] = "registration has not run";
 };
-Registration registration;
+constinit Registration registration;  // ready before any constructor runs
 
 bool failed(const char* doing, const char* with) noexcept {
   char* out = registration.status;
