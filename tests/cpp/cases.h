@@ -8,6 +8,7 @@
 #include <fstream>
 #include <iterator>
 #include <map>
+#include <ostream>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -26,6 +27,15 @@ struct QuantizeCase {
   bool slow;
   std::string reason;
 };
+
+// What GoogleTest prints of a case.
+inline void PrintTo(const GemmCase& c, std::ostream* stream) {
+  *stream << c.id << ": " << c.m << " x " << c.n << " x " << c.k << ", " << c.reason;
+}
+inline void PrintTo(const QuantizeCase& c, std::ostream* stream) {
+  *stream << c.id << ": " << c.rows << " x " << c.columns << " in " << c.group_rows << " x " << c.group_columns << ", "
+          << c.reason;
+}
 
 class CaseFile {
  public:

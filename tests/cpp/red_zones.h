@@ -109,7 +109,7 @@ class GuardedBuffer {
     return text;
   }
   std::string gap_damage(std::size_t rows, std::size_t row_bytes, std::size_t pitch_bytes) const {
-    return poison_damage(body_, rows, row_bytes, pitch_bytes);
+    return bytes_ == 0 ? "" : poison_damage(body_, rows, row_bytes, pitch_bytes);
   }
 
  private:
