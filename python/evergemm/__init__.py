@@ -34,7 +34,7 @@ _LATER = {
     "Int8Static": "quantize",
     "Fp8Dynamic": "quantize",
     "Fp8Block": "quantize",
-    "explain": "explain",
+    "explain": "explanation",
     "nn": "",
     "compat": "",
     "checkpoint": "",
