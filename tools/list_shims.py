@@ -2,8 +2,8 @@
 """Lists the C functions that torch offers to extensions, from torch's own wheels.
 
 Writes cmake/torch_2_10_shims.txt (what libtorch_cpu.so of the oldest torch we run on exports; link stubs are made of
-it) and tools/torch_symbols.tsv (symbol, library, first version; tools/check_wheel.py judges a wheel by it). Needed again
-only when a new torch is to be listed:
+it) and tools/torch_symbols.tsv (symbol, library, first version; tools/check_wheel.py judges a wheel by it). Needed
+again only when a new torch is to be listed:
 
     pip download --no-deps -d WHEELS torch==2.10.0 ...; python tools/list_shims.py WHEELS/*.whl
 """

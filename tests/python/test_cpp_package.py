@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""find_package(evergemm): the library is installed, and examples/cpp is configured, built and run against that, without
-torch on any path."""
+"""The library without torch: what its objects share, and find_package(evergemm): it is installed, and examples/cpp is
+configured, built and run against that."""
 
 import os
 import subprocess
@@ -18,16 +18,22 @@ def command(*words, **options):
 
 
 @pytest.fixture(scope="module")
-def prefix(tmp_path_factory):
-    """An installed evergemm. The tests' own build is used where there is one; without it the library is built here."""
-    build = ROOT / "build/host"
-    if not (build / "CMakeCache.txt").exists():
-        build = tmp_path_factory.mktemp("build")
-    command("cmake", "-S", ROOT, "-B", build, "-G", "Ninja", "-DEVERGEMM_ARCHS=none", "-DEVERGEMM_BUILD_TORCH=OFF")
-    command("cmake", "--build", build, "--target", "evergemm")
-    prefix = tmp_path_factory.mktemp("prefix")
-    command("cmake", "--install", build, "--prefix", prefix, "--component", "cpp")
-    return prefix
+def build(tmp_path_factory):
+    """A build of the library. The tests' own is used where there is one; without it the library is built here."""
+    folder = ROOT / "build/host"
+    if not (folder / "CMakeCache.txt").exists():
+        folder = tmp_path_factory.mktemp("build")
+    command("cmake", "-S", ROOT, "-B", folder, "-G", "Ninja", "-DEVERGEMM_ARCHS=none", "-DEVERGEMM_BUILD_TORCH=OFF")
+    command("cmake", "--build", folder, "--target", "evergemm")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def prefix(build, tmp_path_factory):
+    """An installed evergemm."""
+    folder = tmp_path_factory.mktemp("prefix")
+    command("cmake", "--install", build, "--prefix", folder, "--component", "cpp")
+    return folder
 
 
 def test_example_builds_and_runs_against_the_installed_package(prefix, tmp_path):
@@ -57,3 +63,15 @@ def test_a_newer_version_is_not_satisfied(prefix, tmp_path):
         ["cmake", "-S", tmp_path, "-B", tmp_path / "b", f"-DCMAKE_PREFIX_PATH={prefix}"], capture_output=True, text=True
     )
     assert result.returncode != 0 and "version: 0." in result.stderr
+
+
+def test_files_with_instruction_sets_share_nothing(build):
+    """A weak symbol (an inline function, a template of the library) in a file that is compiled for AVX could be the
+    copy that the linker keeps for portable code: the program would end on an older processor."""
+    objects = sorted(path for path in (build / "src/cpu").rglob("*.o") if "_avx" in path.name)
+    assert len(objects) >= 4, objects
+    for path in objects:
+        symbols = [line.split() for line in command("nm", "--defined-only", path).splitlines()]
+        shared = [words[-1] for words in symbols if words[-2] in "WwVvu"]
+        assert shared == [], f"{path.name} shares {shared}: keep it in the unnamed namespace"
+        assert any(words[-2] in "TDR" for words in symbols), path
