@@ -196,7 +196,7 @@ class Library:
         return self._table.version().decode()
 
     def status(self) -> str:
-        """"" when all operators are registered, otherwise why not."""
+        """ "" when all operators are registered, otherwise why not."""
         return self._table.status().decode(errors="replace")
 
     def schemas(self) -> list[tuple[str, bool]]:

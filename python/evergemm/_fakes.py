@@ -145,9 +145,14 @@ def _relate_scaled_mm(v) -> None:
     n = v.b.shape[1]
     _check(v.b.shape[0] == k, "b with as many rows as a has columns")
     k_blocks = (k + 127) // 128
-    _check_scale(v.scale_a, m, (m, k_blocks), "scale_a of 1 element, one a row of a, or one a row and block of 128 of k")
     _check_scale(
-        v.scale_b, n, (k_blocks, (n + 127) // 128), "scale_b of 1 element, one a column of b, or one a block of 128 x 128"
+        v.scale_a, m, (m, k_blocks), "scale_a of 1 element, one a row of a, or one a row and block of 128 of k"
+    )
+    _check_scale(
+        v.scale_b,
+        n,
+        (k_blocks, (n + 127) // 128),
+        "scale_b of 1 element, one a column of b, or one a block of 128 x 128",
     )
     for name, length in (("bias", n), ("azp_adj", n), ("azp", m)):
         vector = getattr(v, name, None)

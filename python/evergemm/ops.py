@@ -251,9 +251,7 @@ def quantize_per_group(
     if out is None:
         return _quantize_per_group(x, group_size, dtype, column_major_scales, power_of_two_scales)
     _check_out_dtype("quantize_per_group", dtype, out[0])
-    _quantize_per_group_out(
-        x, group_size, column_major_scales, power_of_two_scales, out_q=out[0], out_scale=out[1]
-    )
+    _quantize_per_group_out(x, group_size, column_major_scales, power_of_two_scales, out_q=out[0], out_scale=out[1])
     return out
 
 
