@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import importlib
 
-from . import _library  # first: everything else needs the operators
-from . import _fakes  # registers them for torch.compile and torch.export
+from . import (
+    _fakes,  # noqa: F401  registers the operators for torch.compile and torch.export
+    _library,
+)
 from .ops import (
     activate_and_quantize,
     permute_cols,

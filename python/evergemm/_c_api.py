@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """evergemm_c_api_v1, the library's table of C functions, through ctypes: validate, explain, facts.
 
-The layouts are those of include/evergemm/c_api.h. Imports no torch, so that it can be read and tested without one. Must not
-go here: rules or wording of errors (the library has them).
+The layouts are those of include/evergemm/c_api.h. Imports no torch, so that it can be read and tested without one.
+Must not go here: rules or wording of errors (the library has them).
 """
 
 from __future__ import annotations
@@ -111,8 +111,8 @@ class _Table(ctypes.Structure):
 
 @dataclasses.dataclass(frozen=True)
 class TensorArgument:
-    """A tensor as the validator sees it. `address` need only be right relative to other tensors of the call; strides None
-    means contiguous; device is "cpu", "cuda:0" or "cuda"."""
+    """A tensor as the validator sees it. `address` need only be right relative to other tensors of the call; strides
+    None means contiguous; device is "cpu", "cuda:0" or "cuda"."""
 
     sizes: Sequence[int]
     dtype: str
@@ -180,8 +180,8 @@ def _fill(target: _Argument, value: TensorArgument | DTypeArgument | bool | int 
 
 
 class Library:
-    """The C interface of one loaded library file. Methods that the library answers with an error raise RuntimeError with
-    its text."""
+    """The C interface of one loaded library file. Methods that the library answers with an error raise RuntimeError
+    with its text."""
 
     def __init__(self, path: str | os.PathLike[str]):
         self._handle = ctypes.CDLL(os.fspath(path))
@@ -217,13 +217,13 @@ class Library:
     @staticmethod
     def _arguments(values: Sequence) -> ctypes.Array:
         array = (_Argument * len(values))()
-        for target, value in zip(array, values):
+        for target, value in zip(array, values, strict=True):
             _fill(target, value)
         return array
 
     def validate(self, operator: str, values: Sequence) -> list[OutputDescription]:
-        """Would `operator` ("scaled_mm", "scaled_mm.out", ...) take these values, in the order of its schema? Returns the
-        results that it would allocate; raises RuntimeError with the operator's own text where it would not.
+        """Would `operator` ("scaled_mm", "scaled_mm.out", ...) take these values, in the order of its schema? Returns
+        the results that it would allocate; raises RuntimeError with the operator's own text where it would not.
 
         A value is a TensorArgument, None, a DTypeArgument, a bool, an int or a float."""
         outputs = (_Output * _MAX_OUTPUTS)()

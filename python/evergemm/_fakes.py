@@ -2,8 +2,8 @@
 """What torch.compile and torch.export run in place of the kernels: the same validation, and results without data.
 
 The library's own validator judges each call (through the C interface), with a hint where a size is symbolic and a
-stand-in where it has none. Relations between sizes go through torch._check, and results are computed from the symbolic sizes,
-so that no size is specialized. Must not go here: rules or wording of errors.
+stand-in where it has none. Relations between sizes go through torch._check, and results are computed from the
+symbolic sizes, so that no size is specialized. Must not go here: rules or wording of errors.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import torch
 from . import _c_api, _schemas
 from ._library import library
 
-# Stands in for a size that nothing is known of (unbacked): positive, even, whole blocks, so that rules which hold for some
-# sizes are taken to hold; the kernel judges the real ones.
+# Stands in for a size that nothing is known of (unbacked): positive, even, whole blocks, so that rules which hold for
+# some sizes are taken to hold; the kernel judges the real ones.
 _UNKNOWN_SIZE = 512
 
 # Addresses only have to be right relative to each other: every storage gets a range of its own.
@@ -130,10 +130,10 @@ def _check_scale(scale: torch.Tensor, outer, blocks: tuple, relation: str) -> No
     if count == 1:
         return
     if len(sizes) == 2 and hints == [_hint(size) for size in blocks] and count != _hint(outer):
-        for size, wanted in zip(sizes, blocks):
+        for size, wanted in zip(sizes, blocks, strict=True):
             _check(size == wanted, relation)
         return
-    for size, hint in zip(sizes, hints):
+    for size, hint in zip(sizes, hints, strict=True):
         if hint != 1 or _is_unbacked(size):
             _check(size == outer, relation)
 
@@ -174,7 +174,7 @@ def _relate_rows(v) -> None:
     gated = getattr(v, "gated", False)
     for name, other in vars(v).items():
         if name in ("out_q", "residual") and isinstance(other, torch.Tensor) and other.dim() == x.dim():
-            for i, (size, wanted) in enumerate(zip(other.shape, x.shape)):
+            for i, (size, wanted) in enumerate(zip(other.shape, x.shape, strict=True)):
                 wanted = wanted // 2 if gated and i == x.dim() - 1 else wanted
                 _check(size == wanted, f"{name} of the shape of x")
     if getattr(v, "weight", None) is not None and v.weight.dim() == 1 and x.dim() > 0:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Loads the one shared library beside this file and makes sure that torch has every operator of it.
 
-First module that `import evergemm` runs. It opens no GPU and creates no context. Whatever is wrong is one ImportError with
-the reason. Must not go here: operators' Python functions (ops.py), questions to the library (_c_api.py).
+First module that `import evergemm` runs. It opens no GPU and creates no context. Whatever is wrong is one ImportError
+with the reason. Must not go here: operators' Python functions (ops.py), questions to the library (_c_api.py).
 """
 
 from __future__ import annotations

@@ -13,8 +13,8 @@ TENSOR_OPERATORS = (
     "bool fast_accumulation=True, bool deterministic=False, Tensor(a!) out) -> ()",
     "scaled_mm_azp(Tensor a, Tensor b, Tensor scale_a, Tensor scale_b, Tensor azp_adj, Tensor? azp, Tensor? bias, "
     "ScalarType out_dtype) -> Tensor",
-    "scaled_mm_azp.out(Tensor a, Tensor b, Tensor scale_a, Tensor scale_b, Tensor azp_adj, Tensor? azp, Tensor? bias, *, "
-    "Tensor(a!) out) -> ()",
+    "scaled_mm_azp.out(Tensor a, Tensor b, Tensor scale_a, Tensor scale_b, Tensor azp_adj, Tensor? azp, Tensor? bias, "
+    "*, Tensor(a!) out) -> ()",
     "_scaled_mm_row(Tensor a, Tensor b, Tensor scale_a, Tensor scale_b, Tensor? azp_adj, Tensor? azp, Tensor? bias, "
     "ScalarType out_dtype, bool fast_accumulation, bool deterministic, int row) -> Tensor",
     "quantize_per_tensor(Tensor x, ScalarType dtype) -> (Tensor q, Tensor scale)",
@@ -25,8 +25,8 @@ TENSOR_OPERATORS = (
     "quantize_per_token.out(Tensor x, Tensor? scale_upper_bound, *, Tensor(a!) out_q, Tensor(b!) out_scale) -> ()",
     "quantize_per_token_asymmetric(Tensor x) -> (Tensor q, Tensor scale, Tensor azp)",
     "quantize_per_token_asymmetric.out(Tensor x, *, Tensor(a!) out_q, Tensor(b!) out_scale, Tensor(c!) out_azp) -> ()",
-    "quantize_per_group(Tensor x, int group_size, ScalarType dtype, bool column_major_scales, bool power_of_two_scales) "
-    "-> (Tensor q, Tensor scale)",
+    "quantize_per_group(Tensor x, int group_size, ScalarType dtype, bool column_major_scales, "
+    "bool power_of_two_scales) -> (Tensor q, Tensor scale)",
     "quantize_per_group.out(Tensor x, int group_size, bool column_major_scales, bool power_of_two_scales, *, "
     "Tensor(a!) out_q, Tensor(b!) out_scale) -> ()",
     "quantize_per_block(Tensor w, int block_n, int block_k, ScalarType dtype) -> (Tensor q, Tensor scale)",

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """The operators as Python functions: defaults, `out=`, and what each argument means.
 
-Stands between the caller and torch.ops.evergemm. Letters: m rows of activations (tokens), n output features, k reduction.
-A scale is always a multiplier, `real = scale * quantized`, float32. All functions are for inference: a tensor that requires
-grad, under grad mode, is refused. They run on the device of their tensors, on torch's current stream, and do not
-synchronise. A refusal is a RuntimeError `operator: expected ...; got ...; fix: ...`. The exact arithmetic is in
-docs/numerics.md. Must not go here: checks that the library makes.
+Stands between the caller and torch.ops.evergemm. Letters: m rows of activations (tokens), n output features, k
+reduction. A scale is always a multiplier, `real = scale * quantized`, float32. All functions are for inference: a
+tensor that requires grad, under grad mode, is refused. They run on the device of their tensors, on torch's current
+stream, and do not synchronise. A refusal is a RuntimeError `operator: expected ...; got ...; fix: ...`. The exact
+arithmetic is in docs/numerics.md. Must not go here: checks that the library makes.
 """
 
 from __future__ import annotations
@@ -66,13 +66,17 @@ def scaled_mm(
     Args:
         a: [m, k], int8 or float8_e4m3fn, row-major (stride(1) == 1, any leading stride).
         b: [k, n], dtype of a, column-major (stride(0) == 1): `weight.t()` of a contiguous [n, k] weight.
-        scale_a: float32. 1 element of any rank (TensorWise), [m] or [m, 1] (RowWise), or [m, ceil(k/128)] (BlockWise1x128).
+        scale_a: float32. 1 element of any rank (TensorWise), [m] or [m, 1] (RowWise), or [m, ceil(k/128)]
+            (BlockWise1x128).
         scale_b: float32. 1 element (TensorWise), [n], [1, n] or [n, 1] (RowWise), or [ceil(k/128), ceil(n/128)]
-            (BlockWise128x128). Blocks are for float8 and for both operands; TensorWise and RowWise may be mixed. Any strides.
+            (BlockWise128x128). Blocks are for float8 and for both operands; TensorWise and RowWise may be mixed. Any
+            strides.
         bias: [n], dtype of the result, added before the one rounding; or None.
         out_dtype: bfloat16, float16 or float32; not read where `out` is given.
-        fast_accumulation: float8 only. False adds every 128 of k to an fp32 sum; blocks always do. int8 is exact either way.
-        deterministic: one order of accumulation for every m, so that a row's bits do not depend on the other rows' number.
+        fast_accumulation: float8 only. False adds every 128 of k to an fp32 sum; blocks always do. int8 is exact
+            either way.
+        deterministic: one order of accumulation for every m, so that a row's bits do not depend on the other rows'
+            number.
         out: [m, n], bfloat16, float16 or float32, row-major (any leading stride), sharing no byte with an input.
 
     Returns:
@@ -110,15 +114,16 @@ def scaled_mm_azp(
         b: [k, n], int8, column-major.
         scale_a: float32, 1 element or [m] or [m, 1].
         scale_b: float32, 1 element or [n], [1, n] or [n, 1].
-        azp_adj: [n], int32: the sum of b over k. With `azp=None`, that sum times the one zero point of the whole tensor.
+        azp_adj: [n], int32: the sum of b over k. With `azp=None`, that sum times the one zero point of the whole
+            tensor.
         azp: int32 of m elements ([m] or [m, 1]), a zero point for each row; or None.
         bias: [n], dtype of the result; or None.
         out_dtype: bfloat16, float16 or float32; not read where `out` is given.
         out: as for `scaled_mm`.
 
     Returns:
-        [m, n], or `out`. The subtraction is done in int32: exact for zero points in [-128, 127] and k up to 65793, modulo
-        2^32 beyond.
+        [m, n], or `out`. The subtraction is done in int32: exact for zero points in [-128, 127] and k up to 65793,
+        modulo 2^32 beyond.
 
     Raises:
         RuntimeError: an argument breaks one of the rules above.
@@ -340,8 +345,8 @@ def rms_norm_quantize(
         eps: added to the mean square.
         group_size: 0 for one scale a row, otherwise the length of a group (see `quantize_per_group`).
         dtype: int8 or float8_e4m3fn.
-        residual: x's shape and dtype. Where given, h = x + residual (rounded to x's dtype) and is **stored in residual**;
-            otherwise h = x.
+        residual: x's shape and dtype. Where given, h = x + residual (rounded to x's dtype) and is **stored in
+            residual**; otherwise h = x.
         out: (q, scale) to write to.
 
     Returns:

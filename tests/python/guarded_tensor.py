@@ -17,7 +17,7 @@ class GuardedTensor:
     def __init__(self, shape: Sequence[int], dtype: torch.dtype, strides: Sequence[int] | None = None):
         if strides is None:
             strides = torch.empty(shape, device="meta").stride()
-        last = sum((size - 1) * stride for size, stride in zip(shape, strides)) if 0 not in shape else -1
+        last = sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True)) if 0 not in shape else -1
         size = 2 * _ZONE + (last + 1) * dtype.itemsize
         self._bytes = torch.full((size,), _POISON, dtype=torch.uint8)
         self._addressed = torch.zeros(size, dtype=torch.bool)

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One good call of every operator, as data: leak, compile and error tests start from these and change what they need."""
+"""One good call of every operator, as data: leak, compile and error tests start from these and change what they
+need."""
 
 from __future__ import annotations
 
@@ -14,7 +15,8 @@ M, N, K = 6, 48, 256
 
 @dataclasses.dataclass(frozen=True)
 class Call:
-    """`make()` gives fresh arguments by name, in the order of the schema; `written` names those that the call changes."""
+    """`make()` gives fresh arguments by name, in the order of the schema; `written` names those that the call
+    changes."""
 
     name: str  # "scaled_mm", "scaled_mm.out"
     make: Callable[[], dict]

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the operators must return, from the formulas of docs/numerics.md in numpy and torch, independent of the library.
 
-Exact wherever the arithmetic is defined to the bit: int8 and fp8 GEMM on the CPU, all plain quantizers, the drop-in group
-quantizers. Functions take and return torch tensors on the CPU.
+Exact wherever the arithmetic is defined to the bit: int8 and fp8 GEMM on the CPU, all plain quantizers, the drop-in
+group quantizers. Functions take and return torch tensors on the CPU.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ FLOAT_MAX = np.float32(np.finfo(np.float32).max)
 
 
 def fma32(x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
-    """round32(x * y + z) with one rounding. The product is exact in float64; the sum is rounded to odd there, so that the
-    second rounding cannot see a tie that the first one made."""
+    """round32(x * y + z) with one rounding. The product is exact in float64; the sum is rounded to odd there, so that
+    the second rounding cannot see a tie that the first one made."""
     product = x.astype(np.float64) * y.astype(np.float64)
     addend = np.broadcast_to(z.astype(np.float64), product.shape)
     total = product + addend

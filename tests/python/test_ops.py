@@ -1,19 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every operator through torch: values against the formulas (oracle.py), the out variant against the functional one, strides,
-empty and odd shapes, memory around the outputs, gradients, aliases. Wording of errors is test_errors.py's."""
+"""Every operator through torch: values against the formulas (oracle.py), the out variant against the functional one,
+strides, empty and odd shapes, memory around the outputs, gradients, aliases. Wording of errors is test_errors.py's."""
 
 from __future__ import annotations
 
 import json
 import pathlib
 
+import evergemm
 import oracle
 import pytest
 import torch
 from guarded_tensor import GuardedTensor, same_bits
 from operator_calls import BY_NAME, CALLS, FP8, fp8_matrix, int8_matrix
-
-import evergemm
 
 CASES = json.loads((pathlib.Path(__file__).parents[1] / "cases.json").read_text())
 GEMM_CASES = [case for case in CASES["gemm"] if not case["slow"]]
@@ -252,7 +251,7 @@ def check_quantizer(function, arguments: tuple, expected: tuple, spaced: bool = 
     single = isinstance(results, torch.Tensor)
     results = (results,) if single else results
     assert len(results) == len(expected)
-    for result, wanted in zip(results, expected):
+    for result, wanted in zip(results, expected, strict=True):
         assert same_bits(result, wanted), (result, wanted)
     outs = []
     for index, wanted in enumerate(expected):
@@ -265,7 +264,7 @@ def check_quantizer(function, arguments: tuple, expected: tuple, spaced: bool = 
     tensors = tuple(out.tensor for out in outs)
     returned = function(*arguments, out=tensors[0] if single else tensors)
     assert returned is tensors[0] if single else returned is tensors
-    for out, wanted in zip(outs, expected):
+    for out, wanted in zip(outs, expected, strict=True):
         assert same_bits(out.tensor, wanted)
         out.assert_intact()
 
@@ -352,7 +351,7 @@ def test_leading_dimensions_are_rows():
     ):
         flat = function(x, *arguments)
         deep = function(x.reshape(3, 2, 2, 96), *arguments)
-        for one, other in zip(flat, deep):
+        for one, other in zip(flat, deep, strict=True):
             assert one.numel() == other.numel() and same_bits(one.reshape(-1), other.reshape(-1))
             assert other.shape[:-1] == (3, 2, 2) or other.numel() == 1
     vector = evergemm.quantize_per_token(x[0], torch.int8)
@@ -360,8 +359,8 @@ def test_leading_dimensions_are_rows():
 
 
 def check_fused(q: torch.Tensor, scale: torch.Tensor, exact: torch.Tensor, group: int) -> None:
-    """fp32 arithmetic against float64: the scale to 2^-18, each value to half a step of q (fp8: of its own binade) and as
-    much again as fp32 may move it."""
+    """fp32 arithmetic against float64: the scale to 2^-18, each value to half a step of q (fp8: of its own binade)
+    and as much again as fp32 may move it."""
     columns = exact.shape[1]
     group = group or columns
     spread = scale.double().repeat_interleave(group, 1)[:, :columns]
@@ -455,7 +454,7 @@ def test_repeats_and_leaves_its_inputs_alone(call):
             assert same_bits(first[name], value), name
     if "residual" not in call.written:
         again = results_of(call, second)
-        assert all(same_bits(one, other) for one, other in zip(results, again))
+        assert all(same_bits(one, other) for one, other in zip(results, again, strict=True))
     assert results and not any(result.requires_grad for result in results)
 
 
