@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The CPU's rows and rules. Data only: src/cpu/registry.cpp maps a row to its kernel by index, plan/cpu.cpp reads the rules.
+// The CPU's rows and rules. Data only: src/cpu/registry.cpp maps a row to its kernel by index, plan/cpu.cpp reads the
+// rules.
 #pragma once
 #include <array>
 
@@ -33,6 +34,8 @@ inline constexpr std::array kCpuRows = {
     CpuRow{"cpu_fp8_avx512_dot", DType::float8_e4m3fn, InstructionSet::avx512, CpuKernel::dot},
     CpuRow{"cpu_fp8_avx512_panel", DType::float8_e4m3fn, InstructionSet::avx512, CpuKernel::panel},
 };
+
+inline constexpr std::int32_t kCpuReferenceRow = 0;
 
 inline constexpr std::array kCpuInt8PortableRules = {Rule{any, any, any, 1, "the only portable int8 kernel"}};
 inline constexpr std::array kCpuInt8Avx2Rules = {
