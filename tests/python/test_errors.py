@@ -59,8 +59,9 @@ REFUSED = (
     Refused(
         "scaled_mm",
         changed("a", lambda a: a.to(torch.bfloat16)),
-        "scaled_mm: expected a of dtype int8 or float8_e4m3fn; got bfloat16; fix: convert or quantize a to one of
-    them.", ),
+        "scaled_mm: expected a of dtype int8 or float8_e4m3fn; got bfloat16; fix: convert or quantize a to one of "
+        "them.",
+    ),
     Refused(
         "scaled_mm",
         changed("a", lambda a: a.to(torch.float8_e5m2)),
@@ -138,8 +139,9 @@ REFUSED = (
     Refused(
         "scaled_mm.out",
         replaced(scale_b=torch.ones(1, 1, N)),
-        "scaled_mm: expected scale_b of 1 element (TensorWise), shape [48], [1, 48] or [48, 1] (RowWise) or shape [2,
-        1] " f"(BlockWise128x128); got shape [1, 1, 48], strides [48, 48, 1]; fix: {ONE_OF_THESE}.",
+        "scaled_mm: expected scale_b of 1 element (TensorWise), shape [48], [1, 48] or [48, 1] (RowWise) or shape "
+        "[2, 1] "
+        f"(BlockWise128x128); got shape [1, 1, 48], strides [48, 48, 1]; fix: {ONE_OF_THESE}.",
     ),
     Refused(
         "scaled_mm.out",
@@ -218,8 +220,7 @@ REFUSED = (
         "fix: pass scale_b.clone().",
         fakes=False,
     ),
-    # ---- scaled_mm_azp and the forced row
-    # ------------------------------------------------------------------------------
+    # ---- scaled_mm_azp and the forced row --------------------------------------------------------------------------
     Refused(
         "scaled_mm_azp",
         replaced(a=fp8_matrix(M, K)),
@@ -250,11 +251,11 @@ REFUSED = (
     Refused(
         "_scaled_mm_row",
         replaced(row=1 << 40),
-        "scaled_mm_azp: expected row in [0, ROWS) of cpu; got 2147483647; fix: choose a row that evergemm.explain()
-        lists.", fakes=False,  # which rows there are is a question of the device
+        "scaled_mm_azp: expected row in [0, ROWS) of cpu; got 2147483647; fix: choose a row that "
+        "evergemm.explain() lists.",
+        fakes=False,  # which rows there are is a question of the device
     ),
-    # ---- quantizers
-    # ----------------------------------------------------------------------------------------------------
+    # ---- quantizers ------------------------------------------------------------------------------------------------
     Refused(
         "quantize_per_tensor",
         changed("x", lambda x: x.double()),
@@ -322,8 +323,9 @@ REFUSED = (
     Refused(
         "quantize_per_token_asymmetric.out",
         replaced(out_q=torch.empty(M, K, dtype=FP8)),
-        "quantize_per_token_asymmetric: expected out_q of dtype int8; got float8_e4m3fn; fix: pass
-    out_q.to(torch.int8).", ),
+        "quantize_per_token_asymmetric: expected out_q of dtype int8; got float8_e4m3fn; fix: pass "
+        "out_q.to(torch.int8).",
+    ),
     Refused(
         "quantize_per_token_asymmetric.out",
         replaced(out_azp=torch.empty(M - 1, dtype=torch.int32)),
@@ -397,8 +399,7 @@ REFUSED = (
         "rms_norm_quantize: expected residual of the shape of x (last dimension 256); got shape [6, 255], "
         "strides [256, 1]; fix: allocate residual with that shape.",
     ),
-    # ---- drop-in operators
-    # -----------------------------------------------------------------------------------------------
+    # ---- drop-in operators -----------------------------------------------------------------------------------------
     Refused(
         "cutlass_scaled_mm",
         replaced(a_scales=torch.ones(M + 1)),
@@ -460,8 +461,9 @@ REFUSED = (
     Refused(
         "per_token_group_quant_int8",
         replaced(int8_min=127.0),
-        "per_token_group_quant_int8: expected int8_min < int8_max; got 127.000000 and 127.000000; fix: pass -128 and
-    127.", ),
+        "per_token_group_quant_int8: expected int8_min < int8_max; got 127.000000 and 127.000000; fix: pass -128 "
+        "and 127.",
+    ),
     Refused(
         "per_token_group_quant_int8",
         replaced(output_q=torch.empty(M, K - 1, dtype=torch.int8)),
@@ -471,8 +473,9 @@ REFUSED = (
     Refused(
         "per_token_group_fp8_quant_packed",
         replaced(output_s_packed=torch.empty(M, 1, dtype=torch.int32), group_size=32),
-        "per_token_group_fp8_quant_packed: expected output_s_packed of shape [6, 2] and strides [1, 8]; got shape [6,
-        1], " "strides [1, 1]; fix: allocate it as torch.empty_strided(shape, strides, dtype=torch.int32).",
+        "per_token_group_fp8_quant_packed: expected output_s_packed of shape [6, 2] and strides [1, 8]; got shape "
+        "[6, 1], "
+        "strides [1, 1]; fix: allocate it as torch.empty_strided(shape, strides, dtype=torch.int32).",
     ),
 )
 
