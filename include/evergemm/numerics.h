@@ -194,16 +194,11 @@ EVERGEMM_HOST_DEVICE float scale_of(float absmax, float q_max) {
   return scale < kFloatMinNormal ? kFloatMinNormal : scale;
 }
 // Asymmetric int8, lo = min(0, row), hi = max(0, row), either NaN where the row has one: scale = (hi - lo) / 255 under the
-// rules of scale_of, each end limited to the largest finite float.
-EVERGEMM_HOST_DEVICE float asymmetric_scale(float lo, float hi) {
-  const float low = lo < -kFloatMax ? -kFloatMax : lo;
-  const float high = hi > kFloatMax ? kFloatMax : hi;
-  return scale_of(add32(high, -low), 255.0f);
-}
-// azp = rn(-128 - lo / scale), in [-128, 127]; 0 where the scale is NaN.
+// rules of scale_of, which also limits the range of a row with an infinity.
+EVERGEMM_HOST_DEVICE float asymmetric_scale(float lo, float hi) { return scale_of(add32(hi, -lo), 255.0f); }
+// azp = rn(-128 - lo / scale), in [-128, 127] (also for infinite lo); 0 where the scale is NaN.
 EVERGEMM_HOST_DEVICE std::int32_t asymmetric_zero_point(float lo, float scale) {
-  const float low = lo < -kFloatMax ? -kFloatMax : lo;
-  const float azp = round_even(add32(-128.0f, -div32(low, scale)));
+  const float azp = round_even(add32(-128.0f, -div32(lo, scale)));
   if (is_nan(azp)) return 0;
   return azp > 127.0f ? 127 : azp < -128.0f ? -128 : static_cast<std::int32_t>(azp);
 }

@@ -103,8 +103,8 @@ TEST_P(EveryModel, AcceptsItsOwnArithmetic) {
     }
 }
 
-// Cutting errs towards zero, so on positive data errors add up: they must use a good part of the bound (one that nothing
-// comes near would prove nothing), and no mode may pass for a more exact one.
+// Cutting errs towards zero, so on positive data errors add up: they must use a good part of the bound (one that
+// nothing comes near would prove nothing), and no mode may pass for a more exact one.
 TEST(HopperModel, TheBoundIsNearWhatTheHardwareLoses) {
   GemmSetup s;
   s.m = s.n = 16;
