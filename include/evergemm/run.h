@@ -19,6 +19,7 @@ struct RunContext {
   std::int32_t threads = 1;            // how many threads parallel_for uses at most
   void* workspace = nullptr;           // plan.workspace_bytes bytes, 256-byte aligned, on the problem's device
   void* stream = nullptr;              // cudaStream_t; CUDA only
+  bool overlap = true;  // CUDA only: may start while the kernel before it ends (every kernel here waits before it reads)
 };
 
 Status run(const Plan& plan, const GemmProblem& problem, const RunContext& context);

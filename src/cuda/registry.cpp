@@ -51,7 +51,7 @@ Status run_cuda(const Plan& plan, const GemmProblem& problem, const RunContext& 
   if (plan.row < 0) return Status();  // an empty result
   return run_on_device(plan, problem, [&] {
     return sm90::launch(plan, problem, kKernels[static_cast<std::size_t>(plan.row)](),
-                        static_cast<cudaStream_t>(context.stream));
+                        static_cast<cudaStream_t>(context.stream), context.overlap);
   });
 }
 

@@ -187,7 +187,7 @@ bool fill_maps(const GemmProblem& problem, const TileConfig& tile, const Geometr
 
 }  // namespace
 
-Status launch(const Plan& plan, const GemmProblem& problem, const void* kernel, cudaStream_t stream) {
+Status launch(const Plan& plan, const GemmProblem& problem, const void* kernel, cudaStream_t stream, bool overlap) {
   if (plan.row < kSm90FirstTileRow) return launch_simple(problem, kernel, stream);
   const TileConfig& tile = kSm90Tiles[static_cast<std::size_t>(plan.row - kSm90FirstTileRow)];
   const Geometry geometry = plan_tables::geometry(tile);
@@ -234,9 +234,10 @@ Status launch(const Plan& plan, const GemmProblem& problem, const void* kernel, 
   config.stream = stream;
   cudaLaunchAttribute attributes[2] = {};
   unsigned count = 0;
-  // Start while the previous kernel ends; every role waits for its end before it reads or writes.
-  attributes[count].id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attributes[count++].val.programmaticStreamSerializationAllowed = 1;
+  if (overlap) {  // every role waits for the previous kernel's end before it reads or writes
+    attributes[count].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    attributes[count++].val.programmaticStreamSerializationAllowed = 1;
+  }
   if (geometry.cluster_size > 1) {
     attributes[count].id = cudaLaunchAttributeClusterDimension;
     attributes[count].val.clusterDim.x = static_cast<unsigned>(geometry.cluster_size);

@@ -12,6 +12,7 @@
 namespace evergemm::sm90 {
 
 // The problem's device is current. `kernel` is the row's: kernel_of<row - 1>(), or simple_kernel() for row 0.
-Status launch(const Plan& plan, const GemmProblem& problem, const void* kernel, cudaStream_t stream);
+// overlap: the kernel may start while the one before it in the stream ends.
+Status launch(const Plan& plan, const GemmProblem& problem, const void* kernel, cudaStream_t stream, bool overlap);
 
 }  // namespace evergemm::sm90

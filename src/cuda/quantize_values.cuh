@@ -1,0 +1,138 @@
+// SPDX-License-Identifier: Apache-2.0
+// Device arithmetic that the quantizing kernels share: elements of x, activations, scales, and one value to eight bits with
+// the results of numerics.h by faster instructions. Must not go here: loops over tensors, launches.
+#pragma once
+#include <cuda_runtime.h>
+
+#include <cstdint>
+
+#include "evergemm/numerics.h"
+#include "evergemm/problem.h"
+
+namespace evergemm::cuda {
+
+// How a warp reduces and how many columns of x a thread loads at a time in the vector kernels.
+inline constexpr int kWarp = 32, kVector = 8;
+
+// Storage of x's three types; bits in, fp32 out.
+struct Bfloat16 {
+  using Bits = std::uint16_t;
+  static __device__ __forceinline__ float widen(Bits bits) { return __uint_as_float(std::uint32_t{bits} << 16); }
+  static __device__ __forceinline__ Bits narrow(float value) { return numerics::float_to_bfloat16(value); }
+};
+struct Float16 {
+  using Bits = std::uint16_t;
+  static __device__ __forceinline__ float widen(Bits bits) {
+    float value;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(value) : "h"(bits));
+    return value;
+  }
+  static __device__ __forceinline__ Bits narrow(float value) { return numerics::float_to_float16(value); }
+};
+struct Float32 {
+  using Bits = float;
+  static __device__ __forceinline__ float widen(Bits value) { return value; }
+  static __device__ __forceinline__ Bits narrow(float value) { return value; }
+};
+
+static __device__ __forceinline__ float activated(Activation activation, float x) {
+  if (activation == Activation::silu) return numerics::silu(x);
+  if (activation == Activation::gelu) return numerics::gelu(x);
+  return numerics::relu_squared(x);
+}
+
+// x / scale, correctly rounded where the scale is positive and in [2^-60, 2^60] (and by a true division elsewhere). With the
+// rounded reciprocal r, q1 = q0 + r (x - s q0) is within one unit of the quotient, and a second such step rounds it correctly
+// (Markstein's theorem). Below |x| = 2^-100 a remainder may underflow; both quotients are then below 2^-40 and every format
+// here rounds them to the same signed zero. From 1e30 on q0 stands: it saturates as the true quotient does.
+class Divider {
+ public:
+  __device__ __forceinline__ explicit Divider(float scale) : scale_(scale) {
+    constexpr float kLow = 8.673617379884035e-19f, kHigh = 1.152921504606847e18f;  // 2^-60, 2^60
+    multiplies_ = scale >= kLow && scale <= kHigh;
+    reciprocal_ = multiplies_ ? numerics::div32(1.0f, scale) : 0.0f;
+  }
+  __device__ __forceinline__ float operator()(float x) const {
+    if (!multiplies_) return numerics::div32(x, scale_);
+    const float q0 = __fmul_rn(x, reciprocal_);
+    const float q1 = __fmaf_rn(__fmaf_rn(-scale_, q0, x), reciprocal_, q0);
+    const float q2 = __fmaf_rn(__fmaf_rn(-scale_, q1, x), reciprocal_, q1);
+    return fabsf(q0) < 1e30f ? q2 : q0;
+  }
+
+ private:
+  float scale_, reciprocal_;
+  bool multiplies_;
+};
+
+// sat(rn(quotient)), NaN to 0: what numerics::quantize_int8 makes of a quotient.
+static __device__ __forceinline__ std::uint32_t round_int8(float quotient) {
+  std::int32_t value;
+  asm("cvt.rni.sat.s8.f32 %0, %1;" : "=r"(value) : "f"(quotient));
+  return static_cast<std::uint32_t>(value) & 0xffu;
+}
+// Two quotients to e4m3fn, saturating, NaN to 0x7f.
+static __device__ __forceinline__ std::uint32_t round_float8_pair(float low, float high) {
+  std::uint16_t packed;
+  asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(packed) : "f"(high), "f"(low));
+  return packed;
+}
+
+// absmax as bits: unsigned order puts NaN above infinity, which is larger_magnitude()'s order.
+static __device__ __forceinline__ std::uint32_t magnitude_bits(float x) { return __float_as_uint(x) & 0x7fffffffu; }
+
+static __device__ __forceinline__ bool is_dropin(const QuantizeProblem& p) {
+  return p.scheme == QuantizeScheme::dropin_group || p.scheme == QuantizeScheme::dropin_group_packed;
+}
+
+// The scale of a block whose largest magnitude has these bits (drop-in schemes: NaN left out of it).
+static __device__ __forceinline__ float scale_of_block(const QuantizeProblem& p, std::uint32_t absmax_bits) {
+  float absmax = __uint_as_float(absmax_bits);
+  if (is_dropin(p)) {
+    const float scale = numerics::dropin_group_scale(absmax, p.eps, p.q_max);
+    if (p.scheme != QuantizeScheme::dropin_group_packed && !p.power_of_two_scales) return scale;
+    return __uint_as_float(numerics::dropin_group_exponent(scale) << 23);
+  }
+  if (p.scale_upper_bound != nullptr && absmax > *p.scale_upper_bound) absmax = *p.scale_upper_bound;
+  const float scale = numerics::scale_of(absmax, p.q_dtype == DType::int8 ? 127.0f : numerics::kFloat8E4m3fnMax);
+  return p.power_of_two_scales ? numerics::power_of_two_at_least(scale) : scale;
+}
+
+// Writes the scale of block (i, j); packed: its exponent's byte, of a word that was zeroed before.
+static __device__ __forceinline__ void store_scale(const QuantizeProblem& p, std::int64_t i, std::int64_t j, float scale) {
+  if (p.scheme == QuantizeScheme::dropin_group_packed) {
+    auto* word = static_cast<std::uint32_t*>(p.scale) + i * p.scale_row_stride + j / 4 * p.packed_columns_stride;
+    reinterpret_cast<std::uint8_t*>(word)[j % 4] = static_cast<std::uint8_t>(__float_as_uint(scale) >> 23);
+  } else {
+    static_cast<float*>(p.scale)[i * p.scale_row_stride + j * p.scale_group_stride] = scale;
+  }
+}
+
+// A value of a drop-in scheme on its way to eight bits: clamped, and for int8 cut toward zero.
+static __device__ __forceinline__ float dropin_quotient(const QuantizeProblem& p, const Divider& divide, float x) {
+  const float v = fabsf(x) > numerics::kFloatMax ? x : divide(x);
+  const float low = v > p.q_min ? v : p.q_min;
+  const float clamped = low < p.q_max ? low : p.q_max;
+  return p.q_dtype == DType::int8 ? truncf(clamped) : clamped;
+}
+
+static __device__ __forceinline__ void store_quantized(const QuantizeProblem& p, std::int64_t at, float quotient) {
+  if (p.q_dtype == DType::int8)
+    static_cast<std::uint8_t*>(p.q)[at] = static_cast<std::uint8_t>(round_int8(quotient));
+  else
+    static_cast<std::uint8_t*>(p.q)[at] = static_cast<std::uint8_t>(round_float8_pair(quotient, 0.0f));
+}
+
+static __device__ __forceinline__ void wait_for_previous_kernel() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+// Called by a thread after its last store.
+static __device__ __forceinline__ void allow_next_kernel() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
+}  // namespace evergemm::cuda
