@@ -23,7 +23,8 @@ inline constexpr std::array kCpuQuantizeRows = {
     CpuQuantizeRow{"cpu_quantize_avx512", InstructionSet::avx512},
 };
 
-// The last row that a processor with `set` can run: the table goes from the least to the most demanding instruction set.
+// The last row that a processor with `set` can run: the table goes from the least to the most demanding instruction
+// set.
 constexpr std::int32_t cpu_quantize_row(InstructionSet set) {
   std::int32_t row = 0;
   for (std::size_t i = 0; i < kCpuQuantizeRows.size(); ++i)
