@@ -22,7 +22,7 @@ TABLES = r'"plan/(?:cpu|cpu_quantize|sm[0-9]+[a-z]?|rules|table|tile_[a-z]+)\.h"
 # text, for headers that are on every path (<torch/...>, <cuda.h>, the system's).
 LAYERS = {
     "include/evergemm": [STANDARD, API],
-    "src/plan": [STANDARD, API, r'"plan/[a-z_0-9]+\.h"'],
+    "src/plan": [STANDARD, API, r"<cpuid\.h>", r'"plan/[a-z_0-9]+\.h"'],
     "src/reference": [STANDARD, API, r'"reference/[a-z_0-9]+\.h"'],
     "src/cpu": [STANDARD, API, TABLES, r'"cpu/[a-z_0-9]+\.h"', r"<immintrin\.h>"],
     "src/cuda": [

@@ -76,7 +76,8 @@ void contiguous_strides(OutputSpec& output) {
   std::int64_t stride = 1;
   for (std::int32_t d = output.rank - 1; d >= 0; --d) {
     output.strides[d] = stride;
-    stride *= output.sizes[d] > 0 ? output.sizes[d] : 1;
+    // Only an empty result can overflow here (validate() bounds the others), and nobody uses its strides.
+    if (__builtin_mul_overflow(stride, output.sizes[d] > 0 ? output.sizes[d] : 1, &stride)) stride = 1;
   }
 }
 

@@ -113,7 +113,10 @@ void check_contiguous(Checker& check, const char* argument, const TensorView& vi
   for (std::int32_t d = view.rank - 1; d >= 0; --d) {
     if (view.sizes[d] == 0) return;
     if (view.sizes[d] != 1 && view.strides[d] != expected) contiguous = false;
-    expected *= view.sizes[d];  // numel fits: checked before
+    if (__builtin_mul_overflow(expected, view.sizes[d], &expected)) {  // only a broadcast view is that large
+      contiguous = false;
+      break;
+    }
   }
   if (!contiguous)
     check.fail(std::string(argument) + " contiguous", layout_text(view), "pass " + std::string(argument) + ".contiguous()");
@@ -153,7 +156,10 @@ void check_dropin(Checker& check, const QuantizeArguments& arguments, QuantizePr
                       std::to_string(arguments.q_min) + " and " + std::to_string(arguments.q_max),
                       int8 ? "pass -128 and 127" : "pass -448 and 448");
   if (packed) {
-    const std::int64_t words = ceil_divide(groups, 4), aligned = ceil_divide(problem.rows, 4) * 4;
+    const std::int64_t words = ceil_divide(groups, 4);
+    std::int64_t aligned = 0;
+    if (__builtin_mul_overflow(ceil_divide(problem.rows, 4), std::int64_t{4}, &aligned))
+      return check.fail("fewer than 2^63 - 3 rows", layout_text(x), "pass a smaller input");
     check.tensor(scale_name, scale, {DType::int32}, &x.device);
     check.rank(scale_name, scale, 2, "[rows, ceil(groups / 4)]");
     if (!check.ok()) return;
@@ -310,6 +316,13 @@ Status validate(const QuantizeArguments& arguments, QuantizeProblem& problem) {
   }
   problem.azp_stride = 1;
 
+  if (check.ok() && !arguments.q.given()) {  // results that the caller allocates; x may be huge with stride 0
+    std::int64_t q_bytes = 0, scale_bytes = 0;
+    if (__builtin_mul_overflow(problem.rows, problem.columns, &q_bytes) ||
+        __builtin_mul_overflow(row_groups, per_row || one_value ? 1 : column_groups, &scale_bytes) ||
+        __builtin_mul_overflow(scale_bytes, size_in_bytes(DType::float32), &scale_bytes))
+      check.fail("results of less than 2^63 bytes", layout_text(x), std::string("split ") + x_name);
+  }
   if (arguments.q.given()) {
     const bool asymmetric = arguments.scheme == QuantizeScheme::per_row_asymmetric;
     if (asymmetric)
