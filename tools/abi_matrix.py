@@ -197,8 +197,8 @@ def page(rows: list[Row], wheel: Path) -> str:
         lines.append("| " + " | ".join(cell.replace("|", "/") for cell in cells) + " |")
     lines += [
         "",
-        "(1) The package index has no CPU-only torch for x86-64 Linux. `tools/cpu_only_torch.py` makes a copy of a CUDA "
-        "torch without its CUDA libraries, in which the CUDA functions that extensions may ask for do not exist.",
+        "(1) The package index has no CPU-only torch for x86-64 Linux. `tools/cpu_only_torch.py` makes a copy of a "
+        "CUDA torch without its CUDA libraries, in which the CUDA functions that extensions may ask for do not exist.",
         "",
         "Not run: a driver for CUDA 12, more than one GPU, aarch64, musl.",
         "",
