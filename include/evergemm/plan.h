@@ -6,6 +6,7 @@
 #include <string>
 
 #include "evergemm/error.h"
+#include "evergemm/moe.h"
 #include "evergemm/problem.h"
 #include "evergemm/types.h"
 
@@ -53,6 +54,12 @@ struct Plan {
 Status plan(const GemmProblem& problem, const DeviceFacts& facts, Plan& out);
 Status plan(const QuantizeProblem& problem, const DeviceFacts& facts, Plan& out);
 Status plan(const PermuteProblem& problem, const DeviceFacts& facts, Plan& out);
+Status plan(const MoeRouteProblem& problem, const DeviceFacts& facts, Plan& out);
+Status plan(const GroupedGemmProblem& problem, const DeviceFacts& facts, Plan& out);
+Status plan(const MoeGatherQuantizeProblem& problem, const DeviceFacts& facts, Plan& out);
+Status plan(const MoeCombineProblem& problem, const DeviceFacts& facts, Plan& out);
+Status plan(const FusedMoeProblem& problem, const DeviceFacts& facts, Plan& out);
+Status plan(const MoeDataProblem& problem, const DeviceFacts& facts, Plan& out);
 // Forces a row of the architecture's table (tests, tuning); an error where that row cannot run the problem.
 Status plan_row(const GemmProblem& problem, const DeviceFacts& facts, std::int32_t row, Plan& out);
 // Why `row` cannot run this problem here, or an empty string where it can.

@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "evergemm/error.h"
+#include "evergemm/moe.h"
 #include "evergemm/plan.h"
 #include "evergemm/problem.h"
 
@@ -25,6 +26,12 @@ struct RunContext {
 Status run(const Plan& plan, const GemmProblem& problem, const RunContext& context);
 Status run(const Plan& plan, const QuantizeProblem& problem, const RunContext& context);
 Status run(const Plan& plan, const PermuteProblem& problem, const RunContext& context);
+Status run(const Plan& plan, const MoeRouteProblem& problem, const RunContext& context);
+Status run(const Plan& plan, const GroupedGemmProblem& problem, const RunContext& context);
+Status run(const Plan& plan, const MoeGatherQuantizeProblem& problem, const RunContext& context);
+Status run(const Plan& plan, const MoeCombineProblem& problem, const RunContext& context);
+Status run(const Plan& plan, const FusedMoeProblem& problem, const RunContext& context);
+Status run(const Plan& plan, const MoeDataProblem& problem, const RunContext& context);
 
 // A ParallelFor for programs without a thread pool of their own: std::thread for each call, as many as the machine has.
 void parallel_for_threads(std::int64_t begin, std::int64_t end, std::int64_t grain, ParallelForBody body, void* context);

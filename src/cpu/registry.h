@@ -12,5 +12,11 @@ namespace evergemm::cpu {
 Status run_cpu(const Plan& plan, const GemmProblem& problem, const RunContext& context);
 Status run_cpu(const Plan& plan, const QuantizeProblem& problem, const RunContext& context);
 Status run_cpu(const Plan& plan, const PermuteProblem& problem, const RunContext& context);
+Status run_cpu(const Plan& plan, const MoeRouteProblem& problem, const RunContext& context);
+Status run_cpu(const Plan& plan, const GroupedGemmProblem& problem, const RunContext& context);
+Status run_cpu(const Plan& plan, const MoeGatherQuantizeProblem& problem, const RunContext& context);
+Status run_cpu(const Plan& plan, const MoeCombineProblem& problem, const RunContext& context);
+Status run_cpu(const Plan& plan, const FusedMoeProblem& problem, const RunContext& context);
+Status run_cpu(const Plan& plan, const MoeDataProblem& problem, const RunContext& context);
 
 }  // namespace evergemm::cpu
