@@ -8,6 +8,7 @@ whole arrays. Cases are those of tests/cases.json. Must not go here: torch arith
 from __future__ import annotations
 
 import json
+from fractions import Fraction
 from pathlib import Path
 
 import evergemm
@@ -93,6 +94,22 @@ def fma32(x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
     tie = (total != nearest) & ((nearest.astype(np.float64) + other.astype(np.float64)) / 2 == total) & (lost != 0)
     toward_lost = np.where((lost > 0) == (other > nearest), other, nearest)
     return np.where(tie & np.isfinite(total), toward_lost, nearest).astype(np.float32)
+
+
+def test_fma32_rounds_once():
+    rng = np.random.default_rng(3)
+    x, y, z = (np.ldexp(rng.normal(size=4000), rng.integers(-30, 30, 4000)).astype(np.float32) for _ in range(3))
+    tie = np.float32(1 + 2.0**-12)  # squared: 1 + 2^-11 + 2^-24, half way between two float32
+    x, y = np.append(x, [tie] * 3), np.append(y, [tie] * 3)
+    z = np.append(z, np.array([0, 2.0**-70, -(2.0**-70)], np.float32))
+    got = fma32(x, y, z)
+    for a, b, c, result in zip(x.tolist(), y.tolist(), z.tolist(), got, strict=True):
+        exact = Fraction(a) * Fraction(b) + Fraction(c)
+        error = abs(Fraction(float(result)) - exact)
+        for neighbour in (np.nextafter(result, np.float32(np.inf)), np.nextafter(result, np.float32(-np.inf))):
+            other = abs(Fraction(float(neighbour)) - exact)
+            even = int(result.view(np.uint32)) % 2 == 0
+            assert error < other or (error == other and even), (a, b, c)
 
 
 def store(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
