@@ -16,7 +16,7 @@ Status dispatch(const Plan& plan, const Problem& problem, const RunContext& cont
   if (plan.row < 0) return Status();  // an empty result: nothing to launch
   if (plan.architecture == Architecture::cpu) return cpu::run_cpu(plan, problem, context);
 #if defined(EVERGEMM_WITH_CUDA)
-  return cuda::run_cuda(plan, problem, context);
+  return run_cuda(plan, problem, context);
 #else
   return Status(std::string("evergemm: expected a library with kernels for ") + name(plan.architecture) +
                 "; got one built for the cpu only; fix: install a build with CUDA kernels (EVERGEMM_ARCHS=all), or move the "
