@@ -221,6 +221,10 @@ std::int32_t supports_fp8(std::int64_t capability) { return dropin_supports_fp8(
 std::int32_t supports_block_fp8(std::int64_t capability) { return dropin_supports_block_fp8(capability) ? 1 : 0; }
 std::int32_t supports_grouped(std::int64_t capability) { return dropin_supports_grouped(capability) ? 1 : 0; }
 
+std::int32_t register_dropins_call(const char* const* names, std::int32_t count, evergemm_text_v1* text) {
+  return guarded(text, [&] { return answer(text, register_dropins(names, count)); });
+}
+
 }  // namespace
 
 }  // namespace evergemm::bindings
@@ -230,4 +234,5 @@ using namespace evergemm::bindings;
 extern "C" const evergemm_c_api evergemm_c_api_v1 = {
     sizeof(evergemm_c_api), version,    status,       operator_count, operator_schema, operator_takes_tensors,
     validate_call,          explain_call, facts_call, supports_fp8,   supports_block_fp8, supports_grouped,
+    register_dropins_call,
 };

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The torch library's one exported symbol: evergemm_c_api_v1, a constant table of C functions for whoever loads that library
-   without linking it (Python through ctypes, tools). It asks and explains; it runs nothing. C++ programs use validate.h,
+   without linking it (Python through ctypes, tools). It asks, explains and registers; it runs no kernel. C++ programs use validate.h,
    plan.h and run.h instead. Plain C; the layouts below are frozen for v1, new functions come last. */
 #ifndef EVERGEMM_C_API_H
 #define EVERGEMM_C_API_H
@@ -85,6 +85,11 @@ typedef struct evergemm_c_api {
   int32_t (*supports_fp8)(int64_t capability);
   int32_t (*supports_block_fp8)(int64_t capability);
   int32_t (*supports_grouped)(int64_t capability);
+
+  /* Registers the named drop-in operators ("cutlass_scaled_mm", ...) also in the namespace _C, all of them or, where one
+     cannot be, none. The caller makes sure that nobody else defines them there, now or later: torch ends a process that
+     defines an operator twice. */
+  int32_t (*register_dropins)(const char* const* names, int32_t count, evergemm_text_v1* text);
 } evergemm_c_api;
 
 __attribute__((visibility("default"))) extern const evergemm_c_api evergemm_c_api_v1;

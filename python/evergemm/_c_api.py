@@ -106,6 +106,10 @@ class _Table(ctypes.Structure):
         ("supports_fp8", ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_int64)),
         ("supports_block_fp8", ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_int64)),
         ("supports_grouped", ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_int64)),
+        (
+            "register_dropins",
+            ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.POINTER(ctypes.c_char_p), ctypes.c_int32, _text_pointer),
+        ),
     ]
 
 
@@ -249,6 +253,14 @@ class Library:
         if code != 0:
             raise RuntimeError(text)
         return json.loads(text)
+
+    def register_dropins(self, names: Sequence[str]) -> None:
+        """Registers these operators also in the namespace _C, all or none. RuntimeError says why none."""
+        array = (ctypes.c_char_p * len(names))(*[name.encode() for name in names])
+        buffer = ctypes.create_string_buffer(2048)  # not _ask: a second call would define them again
+        text = _Text(ctypes.cast(buffer, ctypes.c_char_p), len(buffer), 0)
+        if self._table.register_dropins(array, len(names), ctypes.byref(text)) != 0:
+            raise RuntimeError(buffer.value.decode(errors="replace"))
 
     def facts(self) -> dict:
         """This machine and this binary: version, status, cpu, gpus, architectures with their rows."""

@@ -277,7 +277,8 @@ _OPERATORS = {
 }
 
 
-def _fake_of(name: str, overload: str):
+def fake_of(name: str, overload: str = ""):
+    """The fake of one operator, for whatever namespace it is registered in."""
     relate, result = _OPERATORS[name]
     operator = f"{name}.{overload}" if overload else name
     signature = _Signature(torch._C._get_schema(f"evergemm::{name}", overload))
@@ -302,7 +303,7 @@ def _register() -> torch.library.Library:
     for schema in _schemas.TENSOR_OPERATORS:
         name, _, overload = schema.partition("(")[0].partition(".")
         qualified = f"evergemm::{name}.{overload}" if overload else f"evergemm::{name}"
-        torch.library.register_fake(qualified, _fake_of(name, overload), lib=fragment)
+        torch.library.register_fake(qualified, fake_of(name, overload), lib=fragment)
     return fragment
 
 

@@ -186,7 +186,7 @@ def normalized(
 
 
 def _dropin_scale(values: np.ndarray, group: int, eps: float, q_max: float, power_of_two: bool) -> np.ndarray:
-    groups = values.reshape(values.shape[0], -1, group)
+    groups = values.reshape(values.shape[0], values.shape[1] // group, group)
     absmax = np.max(np.where(np.isnan(groups), np.float32(0), np.abs(groups)), axis=2, initial=np.float32(0))
     scale = (np.maximum(absmax, np.float32(eps)) / np.float32(q_max)).astype(np.float32)
     if not power_of_two:
@@ -208,7 +208,7 @@ def dropin_group(
     values = _float32(x)
     with np.errstate(all="ignore"):
         scale = _dropin_scale(values, group, eps, q_max, power_of_two)
-        quotient = values / np.repeat(scale, group, 1)
+        quotient = np.where(np.isinf(values), values, values / np.repeat(scale, group, 1))
         low = np.where(quotient > np.float32(q_min), quotient, np.float32(q_min))
         clamped = np.where(low < np.float32(q_max), low, np.float32(q_max))
     if dtype == torch.int8:
