@@ -133,4 +133,17 @@ EVERGEMM_HOST_DEVICE GemmProblem problem_of(const GroupedGemmProblem& problem, s
   return dense;
 }
 
+// Both size triples of one expert of a data operator.
+EVERGEMM_HOST_DEVICE void write_sizes(const MoeDataProblem& problem, std::int64_t expert, std::int64_t m) {
+  std::int32_t* first = problem.problem_sizes1 + 3 * expert;
+  std::int32_t* second = problem.problem_sizes2 + 3 * expert;
+  const std::int32_t rows = static_cast<std::int32_t>(m);
+  first[0] = problem.transposed ? problem.n1 : rows;
+  first[1] = problem.transposed ? rows : problem.n1;
+  first[2] = problem.k;
+  second[0] = problem.transposed ? problem.k : rows;
+  second[1] = problem.transposed ? rows : problem.k;
+  second[2] = problem.n;
+}
+
 }  // namespace evergemm

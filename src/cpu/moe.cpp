@@ -111,11 +111,14 @@ void route_data(const MoeDataProblem& problem) {
   ids.slot = problem.output_permutation;
   place_rows(ids, problem.expert_offsets + problem.experts);
   std::int32_t padded = 0;
-  for (std::int64_t expert = 0; expert <= problem.experts && problem.blockscale_offsets != nullptr; ++expert) {
+  for (std::int64_t expert = 0; expert < problem.experts; ++expert) {
+    const std::int32_t rows = problem.expert_offsets[expert + 1] - problem.expert_offsets[expert];
+    write_sizes(problem, expert, rows);
+    if (problem.blockscale_offsets == nullptr) continue;  // whose sums the validator has bounded
     problem.blockscale_offsets[expert] = padded;
-    if (expert == problem.experts) break;
-    padded += (problem.expert_offsets[expert + 1] - problem.expert_offsets[expert] + 127) / 128 * 128;
+    padded += (rows + 127) / 128 * 128;
   }
+  if (problem.blockscale_offsets != nullptr) problem.blockscale_offsets[problem.experts] = padded;
 }
 
 // ---- grouped product

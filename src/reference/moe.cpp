@@ -48,18 +48,6 @@ MoeRouteProblem route_of(const MoeDataProblem& problem) {
   return route;
 }
 
-void write_sizes(const MoeDataProblem& problem, std::int64_t expert, std::int64_t m) {
-  std::int32_t* first = problem.problem_sizes1 + 3 * expert;
-  std::int32_t* second = problem.problem_sizes2 + 3 * expert;
-  const std::int32_t rows = static_cast<std::int32_t>(m);
-  first[0] = problem.transposed ? problem.n1 : rows;
-  first[1] = problem.transposed ? rows : problem.n1;
-  first[2] = problem.k;
-  second[0] = problem.transposed ? problem.k : rows;
-  second[1] = problem.transposed ? rows : problem.k;
-  second[2] = problem.n;
-}
-
 }  // namespace
 
 void moe_route(const MoeRouteProblem& problem) {
@@ -213,9 +201,10 @@ void moe_data(const MoeDataProblem& problem) {
           ++row;
         }
     problem.expert_offsets[expert] = begin;
-    if (problem.blockscale_offsets != nullptr) problem.blockscale_offsets[expert] = padded;
-    padded += (row - begin + 127) / 128 * 128;
     write_sizes(problem, expert, row - begin);
+    if (problem.blockscale_offsets == nullptr) continue;  // whose sums the validator has bounded
+    problem.blockscale_offsets[expert] = padded;
+    padded += (row - begin + 127) / 128 * 128;
   }
   problem.expert_offsets[problem.experts] = row;
   if (problem.blockscale_offsets != nullptr) problem.blockscale_offsets[problem.experts] = padded;
