@@ -117,7 +117,7 @@ __global__ void __launch_bounds__(kThreads) quantize_blocks(const __grid_constan
         if (asymmetric)
           static_cast<std::int8_t*>(p.q)[at] = numerics::quantize_int8_asymmetric(value, scale, azp);
         else
-          store_quantized(p, at, is_dropin(p) ? dropin_quotient(p, divide, value) : divide(value));
+          store_quantized(p, at, is_dropin(p) ? dropin_clamped(p, value, divide(value)) : divide(value));
       }
     }
   }

@@ -19,25 +19,13 @@ constexpr int kMostColumns = kMostThreads * kMostVectors * kVector;
 // x of a row in shared memory, for the sum of squares; more would need an opt-in.
 constexpr std::int64_t kMostStagedBytes = 40 * 1024;
 
-template <class Element>
-struct alignas(16) Vector {
-  typename Element::Bits bits[kVector];
-};
-
-template <class Element>
-__device__ __forceinline__ Vector<Element> load_vector(const void* base, std::int64_t at) {
-  return *reinterpret_cast<const Vector<Element>*>(static_cast<const typename Element::Bits*>(base) + at);
-}
-
-// The same value in every thread of the block. Shared by all reductions here, so each use ends with a barrier.
+// The same value in every thread of the block. Each reduction of a kernel has a scratch of its own.
 __device__ __forceinline__ std::uint32_t block_maximum(std::uint32_t value, std::uint32_t (&scratch)[kWarp]) {
   value = __reduce_max_sync(~0u, value);
   if (blockDim.x <= kWarp) return value;
   if (threadIdx.x % kWarp == 0) scratch[threadIdx.x / kWarp] = value;
   __syncthreads();
-  value = __reduce_max_sync(~0u, threadIdx.x % kWarp < blockDim.x / kWarp ? scratch[threadIdx.x % kWarp] : 0u);
-  __syncthreads();
-  return value;
+  return __reduce_max_sync(~0u, threadIdx.x % kWarp < blockDim.x / kWarp ? scratch[threadIdx.x % kWarp] : 0u);
 }
 
 // Orders floats without NaN as unsigned numbers.
@@ -49,110 +37,163 @@ __device__ __forceinline__ float unordered(std::uint32_t key) {
   return __uint_as_float((key & 0x80000000u) != 0 ? key & 0x7fffffffu : ~key);
 }
 
-// 1 / sqrt(mean of squares + eps): 32 strided partial sums, one a lane of the first warp, then a tree.
+// x of a row in shared memory, column c at [c % 32][c / 32]: each lane of the summing warp finds its columns side by side.
 template <class Element>
-__device__ __forceinline__ float inverse_rms_of_row(const QuantizeProblem& p, const typename Element::Bits* row, float& result) {
-  static_assert(numerics::kSquarePartials == kWarp);
-  if (threadIdx.x < kWarp) {
-    float sum = 0;
-    const int columns = static_cast<int>(p.columns);
-#pragma unroll 8
-    for (int column = threadIdx.x; column < columns; column += kWarp) {
-      const float x = Element::widen(row[column]);
-      sum = numerics::fma32(x, x, sum);
-    }
-#pragma unroll
-    for (int half = kWarp / 2; half > 0; half /= 2) sum = numerics::add32(sum, __shfl_down_sync(~0u, sum, half));
-    if (threadIdx.x == 0) result = numerics::inverse_rms(sum, p.columns, p.eps);
-  }
-  __syncthreads();
-  return result;
-}
+struct StagedRow {
+  using Bits = typename Element::Bits;
+  static constexpr int kPerLoad = 16 / sizeof(Bits);
+  Bits* base;
+  int pitch;  // elements; whole loads, and one more so that lanes start in different banks
 
-// group_lanes: lanes that share a scale block within a row (1, 2, .. 32), or 0 where the block is the whole row.
-template <class Element, QuantizeSource kSource, int kVectors>
-__global__ void __launch_bounds__(kMostThreads) quantize_rows(const __grid_constant__ QuantizeProblem p, const int group_lanes) {
+  __host__ __device__ static int pitch_of(std::int64_t columns) {
+    return (static_cast<int>((columns + kWarp - 1) / kWarp) + kPerLoad - 1) / kPerLoad * kPerLoad + kPerLoad;
+  }
+  __device__ __forceinline__ void put(int column, Bits value) const { base[column % kWarp * pitch + column / kWarp] = value; }
+
+  // 1 / sqrt(mean of squares + eps): 32 strided partial sums, one a lane of the first warp, then a tree.
+  __device__ __forceinline__ float inverse_rms(const QuantizeProblem& p, float& result) const {
+    static_assert(numerics::kSquarePartials == kWarp);
+    if (threadIdx.x < kWarp) {
+      float sum = 0;
+      const int count = (static_cast<int>(p.columns) - static_cast<int>(threadIdx.x) + kWarp - 1) / kWarp;
+      const Bits* mine = base + threadIdx.x * pitch;
+      for (int first = 0; first < count; first += kPerLoad) {
+        alignas(16) Bits loaded[kPerLoad];
+        *reinterpret_cast<uint4*>(loaded) = *reinterpret_cast<const uint4*>(mine + first);
+#pragma unroll
+        for (int i = 0; i < kPerLoad; ++i)
+          if (first + i < count) {
+            const float x = Element::widen(loaded[i]);
+            sum = numerics::fma32(x, x, sum);
+          }
+      }
+#pragma unroll
+      for (int half = kWarp / 2; half > 0; half /= 2) sum = numerics::add32(sum, __shfl_down_sync(~0u, sum, half));
+      if (threadIdx.x == 0) result = numerics::inverse_rms(sum, p.columns, p.eps);
+    }
+    __syncthreads();
+    return result;
+  }
+};
+
+// What happens between a scale and eight bits.
+enum class Rounding { symmetric, asymmetric, dropin };
+
+// What the kernel needs of the groups, in the sizes that it computes with.
+struct Groups {
+  int lanes;               // that share a scale block within a row (1, 2, .. 32), or 0 where the block is the whole row
+  unsigned given_rows;     // with_given_scale: rows and vectors of a block; 0 vectors: the whole row
+  unsigned given_vectors;
+};
+
+// Every thread computes with a vector of the row: those past its end with the last one, which changes no maximum, and without
+// storing. So nothing branches between the loads, and all of a thread's are in flight together.
+template <class Element, QuantizeSource kSource, Rounding kRounding, int kVectors>
+__global__ void __launch_bounds__(kMostThreads)
+    quantize_rows(const __grid_constant__ QuantizeProblem p, const __grid_constant__ Groups groups) {
   extern __shared__ __align__(16) unsigned char staged[];
-  __shared__ std::uint32_t scratch[kWarp];
+  __shared__ std::uint32_t scratch[3][kWarp];
   __shared__ float shared_factor;
+  using Bits = typename Element::Bits;
   wait_for_previous_kernel();
   const std::int64_t row = blockIdx.x;
   const int vectors = static_cast<int>(p.columns / kVector);
+  const Bits* x = static_cast<const Bits*>(p.x) + row * p.x_stride;
+  int vector[kVectors];  // which one this thread takes
   float values[kVectors][kVector];
+  Vector<Element> inputs[kVectors];
+#pragma unroll
+  for (int i = 0; i < kVectors; ++i) {
+    vector[i] = threadIdx.x + i * blockDim.x;
+    inputs[i] = Vector<Element>::load(x, min(vector[i], vectors - 1) * kVector);
+  }
 
-  if constexpr (kSource == QuantizeSource::rms_norm) {
-    // x, or x + residual rounded and stored; kept as its own type until the row's factor is known
-    Vector<Element> inputs[kVectors];
-    auto* row_bits = reinterpret_cast<typename Element::Bits*>(staged);
+  if constexpr (kSource == QuantizeSource::copy) {
+#pragma unroll
+    for (int i = 0; i < kVectors; ++i) inputs[i].widen(values[i]);
+  } else if constexpr (kSource == QuantizeSource::activation) {
+    if (p.gated) {
+      Vector<Element> up[kVectors];
+#pragma unroll
+      for (int i = 0; i < kVectors; ++i) up[i] = Vector<Element>::load(x, p.columns + min(vector[i], vectors - 1) * kVector);
+#pragma unroll
+      for (int i = 0; i < kVectors; ++i) {
+        float factor[kVector];
+        inputs[i].widen(values[i]);
+        up[i].widen(factor);
+#pragma unroll
+        for (int e = 0; e < kVector; ++e) values[i][e] = numerics::mul32(activated(p.activation, values[i][e]), factor[e]);
+      }
+    } else {
+#pragma unroll
+      for (int i = 0; i < kVectors; ++i) {
+        inputs[i].widen(values[i]);
+#pragma unroll
+        for (int e = 0; e < kVector; ++e) values[i][e] = activated(p.activation, values[i][e]);
+      }
+    }
+  } else {
+    // x, or x + residual rounded to its type and stored
+    const StagedRow<Element> staged_row{reinterpret_cast<Bits*>(staged), StagedRow<Element>::pitch_of(p.columns)};
+    if (p.residual != nullptr) {
+      Bits* residual = static_cast<Bits*>(p.residual) + row * p.residual_stride;
+      Vector<Element> before[kVectors];
+#pragma unroll
+      for (int i = 0; i < kVectors; ++i) before[i] = Vector<Element>::load(residual, min(vector[i], vectors - 1) * kVector);
+#pragma unroll
+      for (int i = 0; i < kVectors; ++i) {
+        float added[kVector];
+        inputs[i].widen(values[i]);
+        before[i].widen(added);
+        alignas(16) Bits sum[kVector];
+#pragma unroll
+        for (int e = 0; e < kVector; ++e) {
+          sum[e] = Element::narrow(numerics::add32(values[i][e], added[e]));
+          values[i][e] = Element::widen(sum[e]);
+        }
+        if (vector[i] < vectors)
+          *reinterpret_cast<Vector<Element>*>(residual + vector[i] * kVector) = *reinterpret_cast<const Vector<Element>*>(sum);
+      }
+    } else {
+#pragma unroll
+      for (int i = 0; i < kVectors; ++i) inputs[i].widen(values[i]);
+    }
 #pragma unroll
     for (int i = 0; i < kVectors; ++i) {
-      const int vector = threadIdx.x + i * blockDim.x;
-      if (vector >= vectors) continue;
-      inputs[i] = load_vector<Element>(p.x, row * p.x_stride + vector * kVector);
-      if (p.residual != nullptr) {
-        auto* residual = reinterpret_cast<Vector<Element>*>(static_cast<typename Element::Bits*>(p.residual) +
-                                                            row * p.residual_stride + vector * kVector);
-        const Vector<Element> before = *residual;
+      if (vector[i] >= vectors) continue;
 #pragma unroll
-        for (int e = 0; e < kVector; ++e)
-          inputs[i].bits[e] =
-              Element::narrow(numerics::add32(Element::widen(inputs[i].bits[e]), Element::widen(before.bits[e])));
-        *residual = inputs[i];
-      }
-      *reinterpret_cast<Vector<Element>*>(row_bits + vector * kVector) = inputs[i];
+      for (int e = 0; e < kVector; ++e) staged_row.put(vector[i] * kVector + e, Element::narrow(values[i][e]));
     }
     __syncthreads();
-    const float factor = inverse_rms_of_row<Element>(p, row_bits, shared_factor);
-    const bool weight_by_vectors = p.weight_stride == 1 && reinterpret_cast<std::uintptr_t>(p.weight) % sizeof(Vector<Element>) == 0;
+    const float factor = staged_row.inverse_rms(p, shared_factor);
+    const Bits* weight = static_cast<const Bits*>(p.weight);
+    const bool weight_by_vectors = p.weight_stride == 1 && reinterpret_cast<std::uintptr_t>(weight) % 16 == 0;
 #pragma unroll
     for (int i = 0; i < kVectors; ++i) {
-      const int vector = threadIdx.x + i * blockDim.x;
-      if (vector >= vectors) continue;
-      Vector<Element> weights;
+      const bool active = vector[i] < vectors;  // what the residual holds past the end is another thread's business
+      float weights[kVector];
       if (weight_by_vectors) {
-        weights = load_vector<Element>(p.weight, vector * kVector);
+        Vector<Element>::load(weight, min(vector[i], vectors - 1) * kVector).widen(weights);
       } else {
 #pragma unroll
         for (int e = 0; e < kVector; ++e)
-          weights.bits[e] =
-              static_cast<const typename Element::Bits*>(p.weight)[(std::int64_t{vector} * kVector + e) * p.weight_stride];
+          weights[e] = Element::widen(weight[(std::int64_t{min(vector[i], vectors - 1)} * kVector + e) * p.weight_stride]);
       }
 #pragma unroll
       for (int e = 0; e < kVector; ++e)
-        values[i][e] = numerics::mul32(numerics::mul32(Element::widen(inputs[i].bits[e]), factor), Element::widen(weights.bits[e]));
-    }
-  } else {
-#pragma unroll
-    for (int i = 0; i < kVectors; ++i) {
-      const int vector = threadIdx.x + i * blockDim.x;
-      if (vector >= vectors) continue;
-      const Vector<Element> x = load_vector<Element>(p.x, row * p.x_stride + vector * kVector);
-      if constexpr (kSource == QuantizeSource::activation) {
-        Vector<Element> up{};
-        if (p.gated) up = load_vector<Element>(p.x, row * p.x_stride + p.columns + vector * kVector);
-#pragma unroll
-        for (int e = 0; e < kVector; ++e) {
-          const float gate = activated(p.activation, Element::widen(x.bits[e]));
-          values[i][e] = p.gated ? numerics::mul32(gate, Element::widen(up.bits[e])) : gate;
-        }
-      } else {
-#pragma unroll
-        for (int e = 0; e < kVector; ++e) values[i][e] = Element::widen(x.bits[e]);
-      }
+        values[i][e] = active ? numerics::mul32(numerics::mul32(values[i][e], factor), weights[e]) : 0.0f;
     }
   }
 
   // ---- scales: a row's, or a group's for each vector ----
   float scale_of_row = 1.0f;
   std::int32_t azp = 0;
-  const bool asymmetric = p.scheme == QuantizeScheme::per_row_asymmetric;
   const bool given = p.scheme == QuantizeScheme::with_given_scale;
-  if (asymmetric) {
+  if constexpr (kRounding == Rounding::asymmetric) {
     float low = 0, high = 0;
     bool any_nan = false;
 #pragma unroll
     for (int i = 0; i < kVectors; ++i) {
-      if (threadIdx.x + i * blockDim.x >= vectors) continue;
 #pragma unroll
       for (int e = 0; e < kVector; ++e) {
         low = fminf(low, values[i][e]);  // these two leave NaN out
@@ -160,63 +201,57 @@ __global__ void __launch_bounds__(kMostThreads) quantize_rows(const __grid_const
         any_nan = any_nan || numerics::is_nan(values[i][e]);
       }
     }
-    high = unordered(block_maximum(ordered(high), scratch));
-    low = unordered(~block_maximum(~ordered(low), scratch));
-    if (block_maximum(any_nan ? 1u : 0u, scratch) != 0) low = numerics::canonical_nan();
+    high = unordered(block_maximum(ordered(high), scratch[0]));
+    low = unordered(~block_maximum(~ordered(low), scratch[1]));
+    if (block_maximum(any_nan ? 1u : 0u, scratch[2]) != 0) low = numerics::canonical_nan();
     scale_of_row = numerics::asymmetric_scale(low, high);
     azp = numerics::asymmetric_zero_point(low, scale_of_row);
     if (threadIdx.x == 0) {
       store_scale(p, row, 0, scale_of_row);
       p.azp[row * p.azp_stride] = azp;
     }
-  } else if (!given && group_lanes == 0) {
+  } else if (!given && groups.lanes == 0) {
     std::uint32_t absmax = 0;
 #pragma unroll
     for (int i = 0; i < kVectors; ++i) {
-      if (threadIdx.x + i * blockDim.x >= vectors) continue;
 #pragma unroll
       for (int e = 0; e < kVector; ++e) absmax = max(absmax, magnitude_bits(values[i][e]));
     }
-    scale_of_row = scale_of_block(p, block_maximum(absmax, scratch));
+    scale_of_row = scale_of_block(p, block_maximum(absmax, scratch[0]));
     if (threadIdx.x == 0) store_scale(p, row, 0, scale_of_row);
   }
 
+  const float* given_scales =
+      static_cast<const float*>(p.scale) +
+      (given ? static_cast<unsigned>(row) / groups.given_rows * p.scale_row_stride : std::int64_t{0});
 #pragma unroll
   for (int i = 0; i < kVectors; ++i) {
-    const int vector = threadIdx.x + i * blockDim.x;
     float scale = scale_of_row;
     if (given) {
-      if (vector >= vectors) continue;
-      const std::int64_t group = p.group_columns == 0 ? 0 : vector * kVector / p.group_columns;
-      scale = static_cast<const float*>(p.scale)[row / p.group_rows * p.scale_row_stride + group * p.scale_group_stride];
-    } else if (group_lanes != 0) {
+      const unsigned group = groups.given_vectors == 0 ? 0 : static_cast<unsigned>(min(vector[i], vectors - 1)) / groups.given_vectors;
+      scale = __ldg(given_scales + group * p.scale_group_stride);
+    } else if (groups.lanes != 0) {
       std::uint32_t absmax = 0;
-      if (vector < vectors) {
 #pragma unroll
-        for (int e = 0; e < kVector; ++e) {
-          const std::uint32_t bits = magnitude_bits(values[i][e]);
-          absmax = max(absmax, is_dropin(p) && bits > 0x7f800000u ? 0u : bits);
-        }
+      for (int e = 0; e < kVector; ++e) {
+        const std::uint32_t bits = magnitude_bits(values[i][e]);
+        absmax = max(absmax, kRounding == Rounding::dropin && bits > 0x7f800000u ? 0u : bits);
       }
-      for (int distance = group_lanes / 2; distance > 0; distance /= 2)  // every lane of the warp takes part
+      for (int distance = groups.lanes / 2; distance > 0; distance /= 2)
         absmax = max(absmax, __shfl_xor_sync(~0u, absmax, distance));
       scale = scale_of_block(p, absmax);
-      if (vector < vectors && vector % group_lanes == 0) store_scale(p, row, vector / group_lanes, scale);
+      const int group_shift = __ffs(groups.lanes) - 1;
+      if (vector[i] < vectors && vector[i] % groups.lanes == 0) store_scale(p, row, vector[i] >> group_shift, scale);
     }
-    if (vector >= vectors) continue;
-    const Divider divide(scale);
     float quotients[kVector];
+    Divider(scale).divide(values[i], quotients, given || p.scale_upper_bound != nullptr);
 #pragma unroll
     for (int e = 0; e < kVector; ++e) {
-      if (is_dropin(p)) {
-        quotients[e] = dropin_quotient(p, divide, values[i][e]);
-      } else if (asymmetric) {
+      if constexpr (kRounding == Rounding::dropin) quotients[e] = dropin_clamped(p, values[i][e], quotients[e]);
+      if constexpr (kRounding == Rounding::asymmetric) {
         // numerics::quantize_int8_asymmetric: round, limit, shift; exact in fp32, and NaN goes to 0 unshifted
-        const float rounded = rintf(divide(values[i][e]));
-        quotients[e] = fminf(fmaxf(rounded, -1024.0f), 1024.0f) + static_cast<float>(azp);
-        if (numerics::is_nan(rounded)) quotients[e] = 0.0f;
-      } else {
-        quotients[e] = divide(values[i][e]);
+        const float rounded = rintf(quotients[e]);
+        quotients[e] = numerics::is_nan(rounded) ? 0.0f : fminf(fmaxf(rounded, -1024.0f), 1024.0f) + static_cast<float>(azp);
       }
     }
     std::uint32_t words[2];
@@ -227,7 +262,9 @@ __global__ void __launch_bounds__(kMostThreads) quantize_rows(const __grid_const
                      ? round_int8(four[0]) | round_int8(four[1]) << 8 | round_int8(four[2]) << 16 | round_int8(four[3]) << 24
                      : round_float8_pair(four[0], four[1]) | round_float8_pair(four[2], four[3]) << 16;
     }
-    *reinterpret_cast<uint2*>(static_cast<std::uint8_t*>(p.q) + row * p.q_stride + vector * kVector) = make_uint2(words[0], words[1]);
+    if (vector[i] < vectors)
+      *reinterpret_cast<uint2*>(static_cast<std::uint8_t*>(p.q) + row * p.q_stride + vector[i] * kVector) =
+          make_uint2(words[0], words[1]);
   }
   allow_next_kernel();
 }
@@ -258,16 +295,27 @@ bool aligned(const void* pointer, std::int64_t stride_bytes, std::int64_t bytes,
          (rows <= 1 || stride_bytes % bytes == 0);
 }
 
-template <class Element, QuantizeSource kSource>
+template <class Element, QuantizeSource kSource, Rounding kRounding>
 const void* kernel_for(int vectors) {
-  if (vectors == 1) return reinterpret_cast<const void*>(&quantize_rows<Element, kSource, 1>);
-  return reinterpret_cast<const void*>(&quantize_rows<Element, kSource, kMostVectors>);
+  if (vectors == 1) return reinterpret_cast<const void*>(&quantize_rows<Element, kSource, kRounding, 1>);
+  return reinterpret_cast<const void*>(&quantize_rows<Element, kSource, kRounding, kMostVectors>);
 }
 template <class Element>
-const void* kernel_for(QuantizeSource source, int vectors) {
-  if (source == QuantizeSource::activation) return kernel_for<Element, QuantizeSource::activation>(vectors);
-  if (source == QuantizeSource::rms_norm) return kernel_for<Element, QuantizeSource::rms_norm>(vectors);
-  return kernel_for<Element, QuantizeSource::copy>(vectors);
+const void* kernel_for(const QuantizeProblem& p, int vectors) {
+  if (p.source == QuantizeSource::activation)
+    return kernel_for<Element, QuantizeSource::activation, Rounding::symmetric>(vectors);
+  if (p.source == QuantizeSource::rms_norm) return kernel_for<Element, QuantizeSource::rms_norm, Rounding::symmetric>(vectors);
+  if (p.scheme == QuantizeScheme::per_row_asymmetric)
+    return kernel_for<Element, QuantizeSource::copy, Rounding::asymmetric>(vectors);
+  if (p.scheme == QuantizeScheme::dropin_group || p.scheme == QuantizeScheme::dropin_group_packed)
+    return kernel_for<Element, QuantizeSource::copy, Rounding::dropin>(vectors);
+  return kernel_for<Element, QuantizeSource::copy, Rounding::symmetric>(vectors);
+}
+
+std::int64_t staged_bytes(const QuantizeProblem& p) {
+  if (p.source != QuantizeSource::rms_norm) return 0;
+  return p.x_dtype == DType::float32 ? std::int64_t{kWarp} * StagedRow<Float32>::pitch_of(p.columns) * 4
+                                     : std::int64_t{kWarp} * StagedRow<Bfloat16>::pitch_of(p.columns) * 2;
 }
 
 }  // namespace
@@ -277,11 +325,14 @@ bool rows_kernel_runs(const QuantizeProblem& p) {
       p.columns % kVector != 0)
     return false;
   if (lanes_of_group(p) < 0) return false;
+  const bool symmetric = p.scheme == QuantizeScheme::per_tensor || p.scheme == QuantizeScheme::per_row ||
+                         p.scheme == QuantizeScheme::per_block || p.scheme == QuantizeScheme::with_given_scale;
+  if (p.source != QuantizeSource::copy && !symmetric) return false;
   if (p.scheme == QuantizeScheme::per_block && p.group_rows != 1) return false;
   if (p.scheme == QuantizeScheme::with_given_scale && p.group_columns % kVector != 0 && p.group_columns < p.columns) return false;
   const std::int64_t element = size_in_bytes(p.x_dtype), vector_bytes = 16;
   if (!aligned(p.x, p.x_stride * element, vector_bytes, p.rows) || !aligned(p.q, p.q_stride, kVector, p.rows)) return false;
-  if (p.source == QuantizeSource::rms_norm && p.columns * element > kMostStagedBytes) return false;
+  if (staged_bytes(p) > kMostStagedBytes) return false;
   if (p.residual != nullptr && !aligned(p.residual, p.residual_stride * element, vector_bytes, p.rows)) return false;
   if (p.gated && p.columns * element % vector_bytes != 0) return false;
   return true;
@@ -293,14 +344,18 @@ cudaError_t launch_rows_kernel(const QuantizeProblem& problem, cudaStream_t stre
   constexpr std::int64_t kFewRows = 264;
   const int kept = problem.rows <= kFewRows && vectors <= kMostThreads ? 1 : vectors <= kWarp ? 1 : kMostVectors;
   const std::int64_t threads = ((vectors + kept - 1) / kept + kWarp - 1) / kWarp * kWarp;
-  const void* kernel = problem.x_dtype == DType::bfloat16  ? kernel_for<Bfloat16>(problem.source, kept)
-                       : problem.x_dtype == DType::float16 ? kernel_for<Float16>(problem.source, kept)
-                                                           : kernel_for<Float32>(problem.source, kept);
-  const std::size_t staged =
-      problem.source == QuantizeSource::rms_norm ? static_cast<std::size_t>(problem.columns * size_in_bytes(problem.x_dtype)) : 0;
+  const void* kernel = problem.x_dtype == DType::bfloat16  ? kernel_for<Bfloat16>(problem, kept)
+                       : problem.x_dtype == DType::float16 ? kernel_for<Float16>(problem, kept)
+                                                           : kernel_for<Float32>(problem, kept);
+  const auto staged = static_cast<std::size_t>(staged_bytes(problem));
   QuantizeProblem argument = problem;
-  int group_lanes = lanes_of_group(problem);
-  void* arguments[] = {&argument, &group_lanes};
+  constexpr std::int64_t kMost = std::numeric_limits<std::int32_t>::max();
+  Groups groups;
+  groups.lanes = lanes_of_group(problem);
+  groups.given_rows = static_cast<unsigned>(std::clamp<std::int64_t>(problem.group_rows, 1, kMost));
+  groups.given_vectors =
+      problem.group_columns >= problem.columns ? 0 : static_cast<unsigned>(problem.group_columns / kVector);
+  void* arguments[] = {&argument, &groups};
   return launch_overlapping(kernel, static_cast<unsigned>(problem.rows), static_cast<unsigned>(threads), staged, stream, arguments);
 }
 

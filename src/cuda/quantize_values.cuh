@@ -19,6 +19,10 @@ struct Bfloat16 {
   using Bits = std::uint16_t;
   static __device__ __forceinline__ float widen(Bits bits) { return __uint_as_float(std::uint32_t{bits} << 16); }
   static __device__ __forceinline__ Bits narrow(float value) { return numerics::float_to_bfloat16(value); }
+  static __device__ __forceinline__ void widen_pair(std::uint32_t word, float& low, float& high) {
+    low = __uint_as_float(word << 16);
+    high = __uint_as_float(word & 0xffff0000u);
+  }
 };
 struct Float16 {
   using Bits = std::uint16_t;
@@ -28,11 +32,41 @@ struct Float16 {
     return value;
   }
   static __device__ __forceinline__ Bits narrow(float value) { return numerics::float_to_float16(value); }
+  static __device__ __forceinline__ void widen_pair(std::uint32_t word, float& low, float& high) {
+    low = widen(static_cast<Bits>(word));
+    high = widen(static_cast<Bits>(word >> 16));
+  }
 };
 struct Float32 {
   using Bits = float;
   static __device__ __forceinline__ float widen(Bits value) { return value; }
   static __device__ __forceinline__ Bits narrow(float value) { return value; }
+};
+
+// kVector elements as they lie in memory.
+template <class Element>
+struct alignas(16) Vector {
+  uint4 pieces[kVector * sizeof(typename Element::Bits) / 16];
+
+  static __device__ __forceinline__ Vector load(const void* base, std::int64_t at) {
+    return *reinterpret_cast<const Vector*>(static_cast<const typename Element::Bits*>(base) + at);
+  }
+  __device__ __forceinline__ void widen(float (&values)[kVector]) const {
+    if constexpr (sizeof(typename Element::Bits) == 4) {
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        values[i * 4] = __uint_as_float(pieces[i].x);
+        values[i * 4 + 1] = __uint_as_float(pieces[i].y);
+        values[i * 4 + 2] = __uint_as_float(pieces[i].z);
+        values[i * 4 + 3] = __uint_as_float(pieces[i].w);
+      }
+    } else {
+      Element::widen_pair(pieces[0].x, values[0], values[1]);
+      Element::widen_pair(pieces[0].y, values[2], values[3]);
+      Element::widen_pair(pieces[0].z, values[4], values[5]);
+      Element::widen_pair(pieces[0].w, values[6], values[7]);
+    }
+  }
 };
 
 static __device__ __forceinline__ float activated(Activation activation, float x) {
@@ -41,26 +75,51 @@ static __device__ __forceinline__ float activated(Activation activation, float x
   return numerics::relu_squared(x);
 }
 
-// x / scale, correctly rounded where the scale is positive and in [2^-60, 2^60] (and by a true division elsewhere). With the
-// rounded reciprocal r, q1 = q0 + r (x - s q0) is within one unit of the quotient, and a second such step rounds it correctly
-// (Markstein's theorem). Below |x| = 2^-100 a remainder may underflow; both quotients are then below 2^-40 and every format
-// here rounds them to the same signed zero. From 1e30 on q0 stands: it saturates as the true quotient does.
+// x / scale, correctly rounded, as five multiply-adds where the scale is positive and in [2^-60, 2^60]. With the rounded
+// reciprocal r, q1 = q0 + r (x - s q0) is within one unit of the quotient, and a second such step rounds it correctly
+// (Markstein's theorem); the steps lose the sign of a zero, which is x's. Below |x| = 2^-100 a remainder may underflow; both
+// quotients are then below 2^-40 and every format here rounds them to the same signed zero.
 class Divider {
  public:
   __device__ __forceinline__ explicit Divider(float scale) : scale_(scale) {
     constexpr float kLow = 8.673617379884035e-19f, kHigh = 1.152921504606847e18f;  // 2^-60, 2^60
     multiplies_ = scale >= kLow && scale <= kHigh;
-    reciprocal_ = multiplies_ ? numerics::div32(1.0f, scale) : 0.0f;
+    reciprocal_ = multiplies_ ? __frcp_rn(scale) : 0.0f;
   }
-  __device__ __forceinline__ float operator()(float x) const {
-    if (!multiplies_) return numerics::div32(x, scale_);
-    const float q0 = __fmul_rn(x, reciprocal_);
-    const float q1 = __fmaf_rn(__fmaf_rn(-scale_, q0, x), reciprocal_, q0);
-    const float q2 = __fmaf_rn(__fmaf_rn(-scale_, q1, x), reciprocal_, q1);
-    return fabsf(q0) < 1e30f ? q2 : q0;
+  // quotients[i] = values[i] / scale. large: |quotient| may pass 1e30, where the steps could meet an infinity; the plain product
+  // stands there, which saturates as the quotient does.
+  template <int kCount>
+  __device__ __forceinline__ void divide(const float (&values)[kCount], float (&quotients)[kCount], bool large) const {
+    if (multiplies_) {
+#pragma unroll
+      for (int i = 0; i < kCount; ++i) {
+        const float q0 = __fmul_rn(values[i], reciprocal_);
+        const float q1 = __fmaf_rn(__fmaf_rn(-scale_, q0, values[i]), reciprocal_, q0);
+        quotients[i] = copysignf(__fmaf_rn(__fmaf_rn(-scale_, q1, values[i]), reciprocal_, q1), values[i]);
+      }
+      if (large) {
+#pragma unroll
+        for (int i = 0; i < kCount; ++i) {
+          const float q0 = __fmul_rn(values[i], reciprocal_);
+          if (!(fabsf(q0) < 1e30f)) quotients[i] = q0;
+        }
+      }
+    } else {
+#pragma unroll
+      for (int i = 0; i < kCount; ++i) quotients[i] = true_quotient(values[i], scale_);
+    }
+  }
+  __device__ __forceinline__ float operator()(float value) const {
+    const float values[1] = {value};
+    float quotients[1];
+    divide(values, quotients, true);
+    return quotients[0];
   }
 
  private:
+  // Out of line: it is rare, and inlined once a value it would crowd the instruction cache.
+  static __device__ __noinline__ float true_quotient(float x, float scale) { return numerics::div32(x, scale); }
+
   float scale_, reciprocal_;
   bool multiplies_;
 };
@@ -108,9 +167,9 @@ static __device__ __forceinline__ void store_scale(const QuantizeProblem& p, std
   }
 }
 
-// A value of a drop-in scheme on its way to eight bits: clamped, and for int8 cut toward zero.
-static __device__ __forceinline__ float dropin_quotient(const QuantizeProblem& p, const Divider& divide, float x) {
-  const float v = fabsf(x) > numerics::kFloatMax ? x : divide(x);
+// The quotient of a drop-in scheme's value on its way to eight bits: clamped, and for int8 cut toward zero.
+static __device__ __forceinline__ float dropin_clamped(const QuantizeProblem& p, float x, float quotient) {
+  const float v = fabsf(x) > numerics::kFloatMax ? x : quotient;
   const float low = v > p.q_min ? v : p.q_min;
   const float clamped = low < p.q_max ? low : p.q_max;
   return p.q_dtype == DType::int8 ? truncf(clamped) : clamped;

@@ -128,7 +128,8 @@ struct Gemm {
     extern __shared__ __align__(1024) std::uint8_t shared_memory[];
     Cta cta;
     cta.base = ptx::shared_address(shared_memory);
-    cta.rank = kCluster ? static_cast<int>(ptx::cluster_rank()) : 0;
+    // Clusters are runs of consecutive blocks; from blockIdx, unlike from %cluster_ctarank, the compiler knows it is uniform.
+    cta.rank = static_cast<int>(blockIdx.x) % kGeometry.cluster_size;
     cta.row = cta.rank % kClusterM;
     cta.column = cta.rank / kClusterM % kClusterN;
     cta.part = cta.rank / (kClusterM * kClusterN);
@@ -206,7 +207,7 @@ struct Gemm {
     const int stage_bytes = kGeometry.rows_bytes + kGeometry.columns_bytes + (load_scales ? kGeometry.scale_bytes : 0);
 
     // Before the previous kernel has finished, weights may go into L2 (nothing observes them there); reading waits.
-    {
+    if (p.overlap) {
       const Tile tile = tile_at(p, cta, cta.first_tile);
       const int ahead = min(kStages, cta.k_blocks);
       for (int block = cta.k_begin; block < cta.k_begin + ahead; ++block)
@@ -346,16 +347,18 @@ struct Gemm {
   }
 
   template <int kCount>
-  static __device__ __forceinline__ void pin(Accumulator (&values)[kSlabs][kCount]) {
+  static __device__ __forceinline__ void pin(Accumulator (&values)[kCount][kAccumulators]) {
 #pragma unroll
-    for (int slab = 0; slab < kSlabs; ++slab)
+    for (int slab = 0; slab < kCount; ++slab)
 #pragma unroll
-      for (int i = 0; i < kCount; ++i) ptx::pin(values[slab][i]);
+      for (int i = 0; i < kAccumulators; ++i) ptx::pin(values[slab][i]);
   }
 
-  // Puts the products of one stage in flight: sums += (or =, where starts_sum) rows * columns.
+  // Puts the products of one stage in flight: sums += (or =, where starts_sum) rows * columns. `rows_offset`: bytes from the
+  // stage's first row to this warpgroup's (or this slab's).
+  template <int kCount>
   static __device__ __forceinline__ void issue(const Cta& cta, int slot, int rows_offset,
-                                               Accumulator (&sums)[kSlabs][kAccumulators], bool starts_sum) {
+                                               Accumulator (&sums)[kCount][kAccumulators], bool starts_sum) {
     const std::uint64_t rows =
         ptx::operand_descriptor(cta.base + kGeometry.at_rows + slot * kGeometry.rows_bytes + rows_offset);
     const std::uint64_t columns = ptx::operand_descriptor(cta.base + kGeometry.at_columns + slot * kGeometry.columns_bytes);
@@ -366,7 +369,7 @@ struct Gemm {
 #pragma unroll
       for (int k = 0; k < 4; ++k)  // 32 bytes of k each; descriptors count in 16 bytes
 #pragma unroll
-        for (int slab = 0; slab < kSlabs; ++slab)
+        for (int slab = 0; slab < kCount; ++slab)
           Wgmma<kFloat, kColumns>::multiply(sums[slab], rows + (step * kConfig.m * 8 + slab * kSlabRows * 8 + k * 2),
                                             columns + (step * kColumns * 8 + k * 2), !starts_sum || step != 0 || k != 0);
     ptx::wgmma_commit();
@@ -411,9 +414,9 @@ struct Gemm {
       else
         main_loop(cta, slot, warpgroup, rows_offset, passes_turn, sums);
 
-      if constexpr (kSplit > 1)
-        if (!gather_partial_sums(cta, done, sums)) continue;
-      store_tile(p, cta, warpgroup, done, first_row, tile.column, row_vectors, sums, stored_chunks);
+      bool stores = true;
+      if constexpr (kSplit > 1) stores = gather_partial_sums(cta, done, sums);
+      if (stores) store_tile(p, cta, warpgroup, done, first_row, tile.column, row_vectors, sums, stored_chunks);
     }
     if (threadIdx.x % 128 == 0) ptx::store_wait_read<0>();
   }
@@ -425,10 +428,19 @@ struct Gemm {
   // The whole of k in one sum; the slot before the last one issued is free as soon as that one is in flight.
   static __device__ __forceinline__ void main_loop(const Cta& cta, Slot& slot, int warpgroup, int rows_offset,
                                                    bool passes_turn, Accumulator (&sums)[kSlabs][kAccumulators]) {
+    // A split k starts from zeros: its loop count differs between CTAs, and the assembler serializes wgmma where a first
+    // round without an old sum meets such a loop.
+    constexpr bool kStartsFromZeros = kSplit > 1;
+    if constexpr (kStartsFromZeros) {
+#pragma unroll
+      for (int slab = 0; slab < kSlabs; ++slab)
+#pragma unroll
+        for (int i = 0; i < kAccumulators; ++i) sums[slab][i] = 0;
+    }
     int previous = 0;
     for (int block = 0; block < cta.k_blocks; ++block) {
       ptx::barrier_wait(full(cta, slot.index), slot.phase);
-      issue(cta, slot.index, rows_offset, sums, block == 0);
+      issue(cta, slot.index, rows_offset, sums, !kStartsFromZeros && block == 0);
       ptx::wgmma_wait<1>();
       if (block > 0) release(cta, previous);
       previous = slot.index;
@@ -466,42 +478,43 @@ struct Gemm {
     }
   }
 
-  // sums += scales * partial. second_block: first column whose weights belong to the tile's second weight block.
-  static __device__ __forceinline__ void promote(float (&partial)[kSlabs][kAccumulators],
-                                                 float (&sums)[kSlabs][kAccumulators],
+  // sums += scales * partial, for slab kSlab of the warpgroup's share. second_block: first column whose weights belong to the
+  // tile's second weight block.
+  template <int kSlab>
+  static __device__ __forceinline__ void promote(float (&partial)[1][kAccumulators], float (&sums)[kSlabs][kAccumulators],
                                                  const float (&token_scales)[kTokenScales], float weight0, float weight1,
                                                  int second_block) {
     constexpr bool kTwoBlocks = !kSwap && 128 % kColumns != 0;
     pin(partial);
 #pragma unroll
-    for (int slab = 0; slab < kSlabs; ++slab)
-#pragma unroll
-      for (int j = 0; j < kColumns / 8; ++j) {
-        float low, high;  // factors of registers 0, 1 and 2, 3; swapped: of 0, 2 and 1, 3
-        if constexpr (kSwap) {
-          low = __fmul_rn(token_scales[j * 2], weight0);
-          high = __fmul_rn(token_scales[j * 2 + 1], weight0);
-        } else {
-          const float weight = kTwoBlocks && j * 8 >= second_block ? weight1 : weight0;
-          low = __fmul_rn(token_scales[slab * 2], weight);
-          high = __fmul_rn(token_scales[slab * 2 + 1], weight);
-        }
-        float* sum = &sums[slab][j * 4];
-        const float* add = &partial[slab][j * 4];
-        sum[0] = __fmaf_rn(low, add[0], sum[0]);
-        sum[1] = __fmaf_rn(kSwap ? high : low, add[1], sum[1]);
-        sum[2] = __fmaf_rn(kSwap ? low : high, add[2], sum[2]);
-        sum[3] = __fmaf_rn(high, add[3], sum[3]);
+    for (int j = 0; j < kColumns / 8; ++j) {
+      float low, high;  // factors of registers 0, 1 and 2, 3; swapped: of 0, 2 and 1, 3
+      if constexpr (kSwap) {
+        low = __fmul_rn(token_scales[j * 2], weight0);
+        high = __fmul_rn(token_scales[j * 2 + 1], weight0);
+      } else {
+        const float weight = kTwoBlocks && j * 8 >= second_block ? weight1 : weight0;
+        low = __fmul_rn(token_scales[kSlab * 2], weight);
+        high = __fmul_rn(token_scales[kSlab * 2 + 1], weight);
       }
+      float* sum = &sums[kSlab][j * 4];
+      const float* add = &partial[0][j * 4];
+      sum[0] = __fmaf_rn(low, add[0], sum[0]);
+      sum[1] = __fmaf_rn(kSwap ? high : low, add[1], sum[1]);
+      sum[2] = __fmaf_rn(kSwap ? low : high, add[2], sum[2]);
+      sum[3] = __fmaf_rn(high, add[3], sum[3]);
+    }
   }
 
+  // One slab: two sets of partial sums, so that one block's products run while the block before is promoted. Two slabs: one
+  // set serves them in turn, and the other warpgroup keeps the tensor cores busy meanwhile.
   static __device__ __forceinline__ void main_loop_promoted(const Parameters& p, const Cta& cta, Slot& slot, int warpgroup,
                                                             const Tile& tile, int row_offset, int rows_offset,
                                                             bool passes_turn, float (&sums)[kSlabs][kAccumulators]) {
+    static_assert(kSlabs <= 2);
     constexpr bool kTwoBlocks = !kSwap && 128 % kColumns != 0;
-    // Room for a second set of partial sums: a batch runs while the one before is promoted.
-    constexpr bool kOverlapped = kSlabs * kAccumulators <= 64;
-    const int last_weight_block = (p.n - 1) / static_cast<int>(kScaleBlockElements);
+    constexpr bool kOverlapped = kSlabs == 1 && kAccumulators <= 64;
+    const int last_weight_block = (p.n - 1) / kScaleBlockElements;
     const int weight_block = min((kSwap ? tile.row + row_offset : tile.column) / kScaleBlockElements, last_weight_block);
     const int next_weight_block = min(weight_block + 1, last_weight_block);
     const int second_block = (weight_block + 1) * kScaleBlockElements - tile.column;
@@ -516,22 +529,15 @@ struct Gemm {
 #pragma unroll
       for (int i = 0; i < kAccumulators; ++i) sums[slab][i] = 0.0f;
 
-    float partial[kSlabs][kAccumulators];
+    float partial[1][kAccumulators];
     float token_scales[kTokenScales];
     float weight0 = weight_scale(weights0, 0), weight1 = kTwoBlocks ? weight_scale(weights1, 0) : 0.0f;
     const int blocks = cta.k_blocks;
-    const auto finish = [&](float(&current)[kSlabs][kAccumulators]) {
-      load_token_scales(cta, slot.index, row_offset, token_scales);
-      ptx::wgmma_wait<0>();
-      release(cta, slot.index);
-      promote(current, sums, token_scales, weight0, weight1, second_block);
-      slot.advance();
-    };
     if constexpr (kOverlapped) {
-      float partial_other[kSlabs][kAccumulators];
+      float partial_other[1][kAccumulators];
       // `current` is in flight; put the next block's products in flight too, then take `current`. No branch may stand
       // around a wgmma here, or the assembler serializes them all.
-      const auto step = [&](float(&current)[kSlabs][kAccumulators], float(&next)[kSlabs][kAccumulators], int block) {
+      const auto step = [&](float(&current)[1][kAccumulators], float(&next)[1][kAccumulators], int block) {
         const float current0 = weight0, current1 = weight1;
         const int taken = slot.index;
         slot.advance();
@@ -542,7 +548,14 @@ struct Gemm {
         if constexpr (kTwoBlocks) weight1 = weight_scale(weights1, block + 1);
         ptx::wgmma_wait<1>();
         release(cta, taken);
-        promote(current, sums, token_scales, current0, current1, second_block);
+        promote<0>(current, sums, token_scales, current0, current1, second_block);
+      };
+      const auto finish = [&](float(&current)[1][kAccumulators]) {
+        load_token_scales(cta, slot.index, row_offset, token_scales);
+        ptx::wgmma_wait<0>();
+        release(cta, slot.index);
+        promote<0>(current, sums, token_scales, weight0, weight1, second_block);
+        slot.advance();
       };
       ptx::barrier_wait(full(cta, slot.index), slot.phase);
       issue(cta, slot.index, rows_offset, partial, true);
@@ -563,12 +576,22 @@ struct Gemm {
       for (int block = 0; block < blocks; ++block) {
         ptx::barrier_wait(full(cta, slot.index), slot.phase);
         issue(cta, slot.index, rows_offset, partial, true);
-        if (block + 1 == blocks) pass_turn(warpgroup, passes_turn);
+        if (kPingpong && block + 1 == blocks) pass_turn(warpgroup, passes_turn);
+        load_token_scales(cta, slot.index, row_offset, token_scales);
         const int next = min(block + 1, blocks - 1);
         const float next0 = weight_scale(weights0, next), next1 = kTwoBlocks ? weight_scale(weights1, next) : 0.0f;
-        finish(partial);
+        ptx::wgmma_wait<0>();
+        if constexpr (kSlabs == 1) release(cta, slot.index);
+        promote<0>(partial, sums, token_scales, weight0, weight1, second_block);
+        if constexpr (kSlabs == 2) {
+          issue(cta, slot.index, rows_offset + kSlabRows * kSwizzleBytes, partial, true);
+          ptx::wgmma_wait<0>();
+          release(cta, slot.index);
+          promote<1>(partial, sums, token_scales, weight0, weight1, second_block);
+        }
         weight0 = next0;
         weight1 = next1;
+        slot.advance();
       }
     }
   }

@@ -70,11 +70,6 @@ EVERGEMM_PTX void named_barrier_arrive(int id, int threads) {
 
 // ---- clusters ---------------------------------------------------------------------------------------------------------
 
-EVERGEMM_PTX std::uint32_t cluster_rank() {
-  std::uint32_t rank;
-  asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
-  return rank;
-}
 EVERGEMM_PTX void cluster_sync() {
   asm volatile("barrier.cluster.arrive.release.aligned;\n barrier.cluster.wait.acquire.aligned;" ::: "memory");
 }
