@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Quantizers for any processor: vectors of 16 bytes, which the compiler maps to what the target has, or to scalars.
 #if defined(__SSE2__)
-#include <emmintrin.h>
+#include <immintrin.h>
 #endif
 
 #include "cpu/quantize_rows.h"
@@ -63,7 +63,7 @@ struct Portable {
     __builtin_memcpy(p, &words, static_cast<std::size_t>(count) * 2);
   }
   static void store8(void* p, Int value, Whole) {
-#if defined(__SSE2__)
+#if defined(__SSE2__)  // part of every x86-64; the compiler's own narrowing goes lane by lane
     const __m128i words = _mm_packs_epi32(reinterpret_cast<__m128i>(value & 255), _mm_setzero_si128());
     const int bytes = _mm_cvtsi128_si32(_mm_packus_epi16(words, words));
     __builtin_memcpy(p, &bytes, sizeof bytes);
