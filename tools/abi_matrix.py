@@ -13,6 +13,7 @@ import argparse
 import datetime
 import hashlib
 import importlib.metadata
+import json
 import os
 import platform
 import shutil
@@ -170,6 +171,12 @@ def run_tests(row: Row, python: Path, environment: dict[str, str], work: Path) -
         print(process.stdout[-6000:], process.stderr[-2000:], flush=True)
 
 
+def asks_for(wheel: Path) -> str:
+    """The glibc and libstdc++ that the library needs, as tools/check_wheel.py sees them."""
+    command = [sys.executable, ROOT / "tools/check_wheel.py", wheel, "--json", "--no-second-opinion"]
+    return json.loads(run(*command))["figures"]["asks for"]
+
+
 def page(rows: list[Row], wheel: Path) -> str:
     sha256 = {row.sha256 for row in rows if row.sha256}
     commit = run("git", "rev-parse", "--short", "HEAD", cwd=ROOT).strip()
@@ -181,6 +188,8 @@ def page(rows: list[Row], wheel: Path) -> str:
         "",
         f"- wheel `{wheel.name}`, made from commit {commit}",
         f"- library `{Path(LIBRARY).name}`, sha256 `{', '.join(sorted(sha256)) or 'none'}`",
+        f"- it asks for {asks_for(wheel)}; limits: glibc 2.34 as linked on Debian 12, glibc 2.28 for release wheels "
+        "(`make release-wheel`)",
         f"- {datetime.datetime.now(datetime.timezone.utc):%Y-%m-%d}, Linux {platform.machine()}, "
         f"{' '.join(platform.libc_ver())}, no GPU",
         "",

@@ -12,7 +12,9 @@ import re
 import sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-RULE = re.compile(r'\{"(?P<rule>[^"]+)",\s*\[\]\(\w+& \w+\) \{.*?\},\s*(?P<message>(?:"(?:[^"\\]|\\.)*"\s*)+)\},', re.DOTALL)
+RULE = re.compile(
+    r'\{"(?P<rule>[^"]+)",\s*\[\]\(\w+& \w+\) \{.*?\},\s*(?P<message>(?:"(?:[^"\\]|\\.)*"\s*)+)\},', re.DOTALL
+)
 
 ERRORS_HEAD = """# Errors
 
@@ -67,8 +69,25 @@ def support_table() -> str:
         "cpu": "tested on every commit",
         "sm90a": "tested on an H100, last run in docs/gpu_results.md",
     }
-    lines = ["| architecture | " + " | ".join(name for name, _ in problems) + " | evidence |", "|---" * (len(problems) + 2) + "|"]
-    for architecture in ["cpu", "cpu-avx2", "cpu-portable", "sm75", "sm80", "sm86", "sm89", "sm90a", "sm100", "sm103", "sm110", "sm120", "sm121"]:
+    lines = [
+        "| architecture | " + " | ".join(name for name, _ in problems) + " | evidence |",
+        "|---" * (len(problems) + 2) + "|",
+    ]
+    for architecture in [
+        "cpu",
+        "cpu-avx2",
+        "cpu-portable",
+        "sm75",
+        "sm80",
+        "sm86",
+        "sm89",
+        "sm90a",
+        "sm100",
+        "sm103",
+        "sm110",
+        "sm120",
+        "sm121",
+    ]:
         cells = []
         for _, problem in problems:
             plan = explain("scaled_mm", m=1024, n=4096, k=4096, arch=architecture, **problem)
