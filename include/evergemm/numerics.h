@@ -95,7 +95,8 @@ EVERGEMM_HOST_DEVICE float bfloat16_to_float(std::uint16_t bits) { return bits_t
 EVERGEMM_HOST_DEVICE std::uint16_t float_to_bfloat16(float value) {
   const std::uint32_t bits = float_to_bits(value);
   if (is_nan(value)) return 0x7fc0;
-  return static_cast<std::uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);  // nearest, ties to even; carries into inf
+  return static_cast<std::uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >>
+                                    16);  // nearest, ties to even; carries into inf
 }
 EVERGEMM_HOST_DEVICE float float16_to_float(std::uint16_t bits) {
   const std::uint32_t sign = std::uint32_t{bits & 0x8000u} << 16;
