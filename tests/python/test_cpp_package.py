@@ -4,15 +4,19 @@ configured, built and run against that."""
 
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
+# cmake and ninja of the environment that runs the tests come first: the system's may be too old
+PATH = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
 
 
 def command(*words, **options):
-    result = subprocess.run(list(map(str, words)), capture_output=True, text=True, **options)
+    environment = {**os.environ, "PATH": PATH, **options.pop("env", {})}
+    result = subprocess.run(list(map(str, words)), capture_output=True, text=True, env=environment, **options)
     assert result.returncode == 0, f"{words}\n{result.stdout}\n{result.stderr}"
     return result.stdout
 
@@ -40,7 +44,7 @@ def test_example_builds_and_runs_against_the_installed_package(prefix, tmp_path)
     command("cmake", "-S", ROOT / "examples/cpp", "-B", tmp_path, "-G", "Ninja", f"-DCMAKE_PREFIX_PATH={prefix}",
             "-DCMAKE_BUILD_TYPE=Release", "-DCMAKE_CXX_FLAGS=-Wall -Wextra -Werror")  # fmt: skip
     command("cmake", "--build", tmp_path)
-    printed = command(tmp_path / "scaled_mm", env={**os.environ, "LD_LIBRARY_PATH": ""})
+    printed = command(tmp_path / "scaled_mm", env={"LD_LIBRARY_PATH": ""})
     assert "row: cpu_int8_" in printed
     assert "240 elements, all equal to the plain loops" in printed
     assert "a mistake reads: scaled_mm: expected b column-major" in printed
@@ -60,7 +64,10 @@ def test_a_newer_version_is_not_satisfied(prefix, tmp_path):
         "cmake_minimum_required(VERSION 3.26)\nproject(x LANGUAGES CXX)\nfind_package(evergemm 9.0 REQUIRED)\n"
     )
     result = subprocess.run(
-        ["cmake", "-S", tmp_path, "-B", tmp_path / "b", f"-DCMAKE_PREFIX_PATH={prefix}"], capture_output=True, text=True
+        ["cmake", "-S", tmp_path, "-B", tmp_path / "b", f"-DCMAKE_PREFIX_PATH={prefix}"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PATH": PATH},
     )
     assert result.returncode != 0 and "version: 0." in result.stderr
 

@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
+# cmake and ninja of the environment that runs the tests come first: the system's may be too old
+PATH = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
 COMPILER = os.environ.get("CXX", "g++")
 
 # layer -> a header that it may include, and headers that its include path must not find
@@ -51,6 +53,7 @@ def include_paths(tmp_path_factory):
         + [f"-DPython_EXECUTABLE={sys.executable}"],
         capture_output=True,
         text=True,
+        env={**os.environ, "PATH": PATH},
     )
     assert configured.returncode == 0, configured.stdout + configured.stderr
     commands = json.loads((build / "compile_commands.json").read_text())
