@@ -1,0 +1,17 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The C++ programs of this folder: every GEMM row forced over every case, every quantizer bit for bit."""
+
+from __future__ import annotations
+
+import subprocess
+
+import pytest
+
+
+@pytest.mark.parametrize("name", ["gemm_test", "quantize_test"])
+def test_program(programs, tmp_path, name):
+    junit = tmp_path / f"{name}.xml"
+    done = subprocess.run([programs / name, f"--junit={junit}"], capture_output=True, text=True, timeout=300)
+    print(done.stdout[-6000:])
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr
+    assert 'failures="0"' in junit.read_text()
