@@ -103,6 +103,15 @@ def test_public_header_compiles_alone(header, tmp_path):
     assert ok, errors
 
 
+def test_c_interface_is_plain_c(tmp_path):
+    probe = tmp_path / "probe.c"
+    probe.write_text('#include "evergemm/c_api.h"\nint main(void) { return 0; }\n')
+    compiler = os.environ.get("CC", "gcc")
+    flags = ["-std=c99", "-pedantic", "-Wall", "-Wextra", "-Werror", "-fsyntax-only", f"-I{ROOT}/include"]
+    result = subprocess.run([compiler, *flags, probe], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+
+
 @pytest.mark.parametrize("layer", FENCES)
 def test_layer_finds_what_it_may_see(layer, include_paths, tmp_path):
     allowed, _ = FENCES[layer]
