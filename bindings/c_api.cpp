@@ -6,6 +6,7 @@
 #include <cstring>
 #include <new>
 #include <string>
+#include <type_traits>
 #include <variant>
 #include <vector>
 
@@ -196,14 +197,14 @@ std::int32_t explain_call(const char* operator_name, const evergemm_argument_v1*
     if (architecture != nullptr && !facts_named(architecture, facts))
       return answer(text, Status(std::string("explain: expected an architecture such as cpu, cpu-avx2 or sm90a; got ") +
                                  architecture + "; fix: name one that evergemm doctor lists."));
-    std::string json;
-    if (const GemmProblem* gemm = std::get_if<GemmProblem>(&prepared.problem)) {
-      json = explain(*gemm, facts);
-    } else if (const QuantizeProblem* quantize = std::get_if<QuantizeProblem>(&prepared.problem)) {
-      json = explain_other(operator_name, *quantize, facts, status);
-    } else {
-      json = explain_other(operator_name, std::get<PermuteProblem>(prepared.problem), facts, status);
-    }
+    const std::string json = std::visit(
+        [&](const auto& problem) {
+          if constexpr (std::is_same_v<decltype(problem), const GemmProblem&>)
+            return explain(problem, facts);
+          else
+            return explain_other(operator_name, problem, facts, status);
+        },
+        prepared.problem);
     if (!status.ok()) return answer(text, status);
     give(text, json);
     return 0;

@@ -61,6 +61,34 @@ constexpr std::array kTensorSchemas = {
     "float eps, float fp8_min, float fp8_max) -> ()",
     "per_token_group_quant_int8(Tensor input, Tensor! output_q, Tensor! output_s, int group_size, float eps, "
     "float int8_min, float int8_max) -> ()",
+
+    "moe_route(Tensor topk_ids, int num_local_experts, Tensor? expert_map=None) -> (Tensor expert_offsets, Tensor "
+    "source_row, Tensor slot)",
+    "grouped_scaled_mm(Tensor a, Tensor b, Tensor scale_a, Tensor scale_b, Tensor expert_offsets, ScalarType "
+    "out_dtype, *, bool fast_accumulation=True, bool deterministic=False) -> Tensor",
+    "grouped_scaled_mm.out(Tensor a, Tensor b, Tensor scale_a, Tensor scale_b, Tensor expert_offsets, *, bool "
+    "fast_accumulation=True, bool deterministic=False, Tensor(a!) out) -> ()",
+    "grouped_scaled_mm_masked(Tensor a, Tensor b, Tensor scale_a, Tensor scale_b, Tensor rows_per_expert, "
+    "ScalarType out_dtype, *, bool fast_accumulation=True, bool deterministic=False) -> Tensor",
+    "grouped_scaled_mm_masked.out(Tensor a, Tensor b, Tensor scale_a, Tensor scale_b, Tensor rows_per_expert, *, "
+    "bool fast_accumulation=True, bool deterministic=False, Tensor(a!) out) -> ()",
+    "moe_gather_quantize(Tensor x, Tensor source_row, Tensor? scale, Tensor? row_weights, int group_size, "
+    "ScalarType dtype) -> (Tensor q, Tensor scale)",
+    "moe_combine(Tensor y, Tensor slot, Tensor topk_weights, ScalarType out_dtype) -> Tensor",
+    "fused_moe(Tensor x, Tensor w13, Tensor w2, Tensor w13_scale, Tensor w2_scale, Tensor topk_weights, Tensor "
+    "topk_ids, Tensor? expert_map=None, Tensor? a1_scale=None, Tensor? a2_scale=None, int activation=0, bool "
+    "apply_router_weight_on_input=False, *, bool fast_accumulation=True, bool deterministic=False) -> Tensor",
+
+    "cutlass_moe_mm(Tensor! out_tensors, Tensor a_tensors, Tensor b_tensors, Tensor a_scales, Tensor b_scales, "
+    "Tensor expert_offsets, Tensor problem_sizes, Tensor a_strides, Tensor b_strides, Tensor c_strides, bool "
+    "per_act_token, bool per_out_ch) -> ()",
+    "get_cutlass_moe_mm_data(Tensor topk_ids, Tensor! expert_offsets, Tensor! problem_sizes1, Tensor! "
+    "problem_sizes2, Tensor! input_permutation, Tensor! output_permutation, int num_experts, int n, int k, Tensor? "
+    "blockscale_offsets, bool is_gated) -> ()",
+    "get_cutlass_moe_mm_problem_sizes_from_expert_offsets(Tensor expert_first_token_offset, Tensor! problem_sizes1, "
+    "Tensor! problem_sizes2, int n, int k, bool swap_ab) -> ()",
+    "get_cutlass_batched_moe_mm_data(Tensor! expert_offsets, Tensor! problem_sizes1, Tensor! problem_sizes2, Tensor "
+    "expert_num_tokens, int num_local_experts, int padded_m, int n, int k) -> ()",
 };
 
 // Capability queries: no tensors, key CompositeExplicitAutograd.

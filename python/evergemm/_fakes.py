@@ -39,8 +39,9 @@ def _hint(value) -> int:
     expression = node.expr
     if not expression.is_number:
         environment = node.shape_env
-        # torch 2.10 to 2.14 call the hints of symbols var_to_val.
-        hints = getattr(environment, "backed_var_to_val", None) or getattr(environment, "var_to_val", {})
+        # Older torch calls the hints of symbols var_to_val.
+        newer = hasattr(environment, "backed_var_to_val")
+        hints = environment.backed_var_to_val if newer else environment.var_to_val
         expression = expression.xreplace({s: hints.get(s, _UNKNOWN_SIZE) for s in expression.free_symbols})
     return int(expression)
 
@@ -186,6 +187,36 @@ def _relate_permute(v) -> None:
         _check(v.perm.numel() == v.A.shape[-1], "perm of one value a column of A")
 
 
+def _relate_grouped(v) -> None:
+    masked = hasattr(v, "rows_per_expert")
+    rows = v.rows_per_expert if masked else v.expert_offsets
+    if v.b.dim() != 3 or v.a.dim() != (3 if masked else 2) or rows.dim() != 1:
+        return  # the validator says so
+    experts, k, n = v.b.shape
+    _check(v.a.shape[-1] == k, "b with as many rows an expert as a has columns")
+    if masked:
+        _check(v.a.shape[0] == experts, "b with as many experts as a")
+    _check(rows.shape[0] == (experts if masked else experts + 1), "one offset or count for each expert")
+    out = getattr(v, "out", None)
+    if out is not None and out.dim() == v.a.dim():
+        for size, wanted in zip(out.shape, [*v.a.shape[:-1], n], strict=True):
+            _check(size == wanted, "out with the rows of a and the columns of b")
+
+
+def _relate_combine(v) -> None:
+    if v.slot.dim() == 2 and v.topk_weights.dim() == 2:
+        for size, wanted in zip(v.topk_weights.shape, v.slot.shape, strict=True):
+            _check(size == wanted, "topk_weights of the shape of slot")
+
+
+def _relate_layer(v) -> None:
+    if v.x.dim() != 2 or v.topk_ids.dim() != 2 or v.topk_weights.dim() != 2:
+        return
+    _check(v.topk_weights.shape[0] == v.x.shape[0], "topk_weights with a row for each row of x")
+    for size, wanted in zip(v.topk_ids.shape, v.topk_weights.shape, strict=True):
+        _check(size == wanted, "topk_ids of the shape of topk_weights")
+
+
 def _relate_nothing(v) -> None:
     pass
 
@@ -255,6 +286,33 @@ def _result_permute(v):
     return v.A.new_empty(v.A.shape)
 
 
+def _result_route(v):
+    tokens, top_k = v.topk_ids.shape
+    sizes = ((v.num_local_experts + 1,), (tokens * top_k,), (tokens, top_k))
+    return tuple(v.topk_ids.new_empty(size, dtype=torch.int32) for size in sizes)
+
+
+def _result_grouped(v):
+    return v.a.new_empty([*v.a.shape[:-1], v.b.shape[2]], dtype=v.out_dtype)
+
+
+def _result_gather(v):
+    rows, columns = v.source_row.shape[0], v.x.shape[1]
+    if v.scale is not None or v.group_size == -1:
+        scale = (1,)
+    else:
+        scale = (rows, 1 if v.group_size == 0 else _ceil_divide(columns, v.group_size))
+    return v.x.new_empty((rows, columns), dtype=v.dtype), v.x.new_empty(scale, dtype=torch.float32)
+
+
+def _result_combine(v):
+    return v.y.new_empty((v.slot.shape[0], v.y.shape[1]), dtype=v.out_dtype)
+
+
+def _result_layer(v):
+    return v.x.new_empty(v.x.shape)
+
+
 # Operator -> what its sizes have to do with each other, what it returns.
 _OPERATORS = {
     "scaled_mm": (_relate_scaled_mm, _result_scaled_mm),
@@ -274,6 +332,16 @@ _OPERATORS = {
     "per_token_group_fp8_quant": (_relate_nothing, None),
     "per_token_group_fp8_quant_packed": (_relate_nothing, None),
     "per_token_group_quant_int8": (_relate_nothing, None),
+    "moe_route": (_relate_nothing, _result_route),
+    "grouped_scaled_mm": (_relate_grouped, _result_grouped),
+    "grouped_scaled_mm_masked": (_relate_grouped, _result_grouped),
+    "moe_gather_quantize": (_relate_nothing, _result_gather),
+    "moe_combine": (_relate_combine, _result_combine),
+    "fused_moe": (_relate_layer, _result_layer),
+    "cutlass_moe_mm": (_relate_nothing, None),
+    "get_cutlass_moe_mm_data": (_relate_nothing, None),
+    "get_cutlass_moe_mm_problem_sizes_from_expert_offsets": (_relate_nothing, None),
+    "get_cutlass_batched_moe_mm_data": (_relate_nothing, None),
 }
 
 

@@ -34,6 +34,14 @@ _activate_and_quantize_out = _ops.activate_and_quantize.out
 _rms_norm_quantize = _ops.rms_norm_quantize.default
 _rms_norm_quantize_out = _ops.rms_norm_quantize.out
 _permute_cols = _ops.permute_cols.default
+_moe_route = _ops.moe_route.default
+_grouped_scaled_mm = _ops.grouped_scaled_mm.default
+_grouped_scaled_mm_out = _ops.grouped_scaled_mm.out
+_grouped_scaled_mm_masked = _ops.grouped_scaled_mm_masked.default
+_grouped_scaled_mm_masked_out = _ops.grouped_scaled_mm_masked.out
+_moe_gather_quantize = _ops.moe_gather_quantize.default
+_moe_combine = _ops.moe_combine.default
+_fused_moe = _ops.fused_moe.default
 
 _ACTIVATIONS = {"silu": 0, "gelu": 1, "relu_squared": 2}
 
@@ -376,3 +384,243 @@ def permute_cols(a: torch.Tensor, perm: torch.Tensor) -> torch.Tensor:
         RuntimeError: an argument breaks one of the rules above.
     """
     return _permute_cols(a, perm)
+
+
+# ---- mixture of experts ----------------------------------------------------------------------------------------------
+
+
+def moe_route(topk_ids: torch.Tensor, num_local_experts: int, expert_map: torch.Tensor | None = None) -> Triple:
+    """Where each choice of each token goes when the rows are sorted by expert, in token order inside an expert.
+
+    Args:
+        topk_ids: [tokens, top_k], int32 or int64. Any value: a choice outside [0, experts), or mapped outside, goes nowhere.
+        num_local_experts: experts on this rank.
+        expert_map: [global experts], int32 or int64, each id's local expert or -1; None: ids are local.
+
+    Returns:
+        (expert_offsets [experts + 1]: the rows before each expert, the last one all rows; source_row [tokens * top_k]: the
+        token of each row, -1 behind the last row; slot [tokens, top_k]: the row of each choice, -1 for nowhere), int32.
+
+    Raises:
+        RuntimeError: an argument has another shape or dtype, or tokens * top_k is 2^31 or more.
+    """
+    return _moe_route(topk_ids, num_local_experts, expert_map)
+
+
+def grouped_scaled_mm(
+    a: torch.Tensor,
+    b: torch.Tensor,
+    scale_a: torch.Tensor,
+    scale_b: torch.Tensor,
+    expert_offsets: torch.Tensor,
+    out_dtype: torch.dtype = torch.bfloat16,
+    *,
+    fast_accumulation: bool = True,
+    deterministic: bool = False,
+    out: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """scaled_mm for each expert: rows `expert_offsets[e] .. expert_offsets[e + 1]` of a times `b[e]`.
+
+    Args:
+        a: [rows, k], int8 or float8_e4m3fn, rows contiguous; no alignment or padding between experts.
+        b: [experts, k, n], dtype of a, each expert column-major: `weight.transpose(1, 2)` of an [experts, n, k] weight.
+        scale_a: float32. 1 element (TensorWise), [rows] or [rows, 1] (RowWise), [rows, ceil(k/128)] (BlockWise1x128).
+        scale_b: float32. [experts] (TensorWise), [experts, n], [experts, 1, n] or [experts, n, 1] (RowWise), or
+            [experts, ceil(k/128), ceil(n/128)] (BlockWise128x128; float8 and both operands).
+        expert_offsets: [experts + 1], int32 or int64. Any values: they are limited to [0, rows] and made ascending.
+        out_dtype: bfloat16, float16 or float32; not read where `out` is given.
+        fast_accumulation, deterministic: as for `scaled_mm`.
+        out: [rows, n]; rows of no expert stay as they are.
+
+    Returns:
+        [rows, n], zeros in rows of no expert; or `out`.
+
+    Raises:
+        RuntimeError: an argument breaks one of the rules above.
+    """
+    if out is None:
+        return _grouped_scaled_mm(
+            a,
+            b,
+            scale_a,
+            scale_b,
+            expert_offsets,
+            out_dtype,
+            fast_accumulation=fast_accumulation,
+            deterministic=deterministic,
+        )
+    _grouped_scaled_mm_out(
+        a,
+        b,
+        scale_a,
+        scale_b,
+        expert_offsets,
+        fast_accumulation=fast_accumulation,
+        deterministic=deterministic,
+        out=out,
+    )
+    return out
+
+
+def grouped_scaled_mm_masked(
+    a: torch.Tensor,
+    b: torch.Tensor,
+    scale_a: torch.Tensor,
+    scale_b: torch.Tensor,
+    rows_per_expert: torch.Tensor,
+    out_dtype: torch.dtype = torch.bfloat16,
+    *,
+    fast_accumulation: bool = True,
+    deterministic: bool = False,
+    out: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """scaled_mm for each expert: the first `rows_per_expert[e]` rows of `a[e]` times `b[e]`.
+
+    Args:
+        a: [experts, capacity, k], int8 or float8_e4m3fn, rows contiguous.
+        b, scale_b: as for `grouped_scaled_mm`.
+        scale_a: float32. 1 element, [experts, capacity] or [experts, capacity, 1], or [experts, capacity, ceil(k/128)].
+        rows_per_expert: [experts], int32 or int64. Any values: they are limited to [0, capacity].
+        out_dtype, fast_accumulation, deterministic: as for `grouped_scaled_mm`.
+        out: [experts, capacity, n]; rows that no expert uses stay as they are.
+
+    Returns:
+        [experts, capacity, n], zeros in rows that no expert uses; or `out`.
+
+    Raises:
+        RuntimeError: an argument breaks one of the rules above.
+    """
+    if out is None:
+        return _grouped_scaled_mm_masked(
+            a,
+            b,
+            scale_a,
+            scale_b,
+            rows_per_expert,
+            out_dtype,
+            fast_accumulation=fast_accumulation,
+            deterministic=deterministic,
+        )
+    _grouped_scaled_mm_masked_out(
+        a,
+        b,
+        scale_a,
+        scale_b,
+        rows_per_expert,
+        fast_accumulation=fast_accumulation,
+        deterministic=deterministic,
+        out=out,
+    )
+    return out
+
+
+def moe_gather_quantize(
+    x: torch.Tensor,
+    source_row: torch.Tensor,
+    scale: torch.Tensor | None = None,
+    row_weights: torch.Tensor | None = None,
+    group_size: int = 0,
+    dtype: torch.dtype = torch.float8_e4m3fn,
+) -> Pair:
+    """Row t of the result: `x[source_row[t]]`, times `row_weights[t]`, quantized.
+
+    Args:
+        x: [tokens, k], bfloat16, float16 or float32, rows contiguous.
+        source_row: [rows], int32 or int64; a value outside [0, tokens) gives a row of zeros with scale 1.
+        scale: 1 float32, a static scale; None: dynamic.
+        row_weights: [rows] float32; the product is rounded to x's dtype before it is quantized. None: 1.
+        group_size: 0 for one scale a row, otherwise the length of a group; -1: one scale, whose absmax sees every token of x,
+            gathered or not (without row_weights).
+        dtype: int8 or float8_e4m3fn.
+
+    Returns:
+        (q [rows, k], scale [rows, 1] or [rows, ceil(k/group_size)] float32; [1] where there is one scale).
+
+    Raises:
+        RuntimeError: an argument breaks one of the rules above.
+    """
+    return _moe_gather_quantize(x, source_row, scale, row_weights, group_size, dtype)
+
+
+def moe_combine(
+    y: torch.Tensor, slot: torch.Tensor, topk_weights: torch.Tensor, out_dtype: torch.dtype = torch.bfloat16
+) -> torch.Tensor:
+    """`sum over c of topk_weights[i, c] * y[slot[i, c]]` in fp32, c ascending, rounded once.
+
+    Args:
+        y: [rows, n], bfloat16, float16 or float32, rows contiguous.
+        slot: [tokens, top_k], int32 or int64; a value outside [0, rows) is skipped, its weight not read.
+        topk_weights: [tokens, top_k], float32.
+        out_dtype: bfloat16, float16 or float32.
+
+    Returns:
+        [tokens, n].
+
+    Raises:
+        RuntimeError: an argument breaks one of the rules above.
+    """
+    return _moe_combine(y, slot, topk_weights, out_dtype)
+
+
+def fused_moe(
+    x: torch.Tensor,
+    w13: torch.Tensor,
+    w2: torch.Tensor,
+    w13_scale: torch.Tensor,
+    w2_scale: torch.Tensor,
+    topk_weights: torch.Tensor,
+    topk_ids: torch.Tensor,
+    expert_map: torch.Tensor | None = None,
+    a1_scale: torch.Tensor | None = None,
+    a2_scale: torch.Tensor | None = None,
+    activation: str = "silu",
+    apply_router_weight_on_input: bool = False,
+    *,
+    fast_accumulation: bool = True,
+    deterministic: bool = False,
+) -> torch.Tensor:
+    """A mixture-of-experts layer: route, quantize, `w13`, activation, quantize, `w2`, weighted sum of each token's choices.
+
+    Args:
+        x: [tokens, hidden], bfloat16, float16 or float32; also the dtype of the result and between the steps.
+        w13: [experts, 2 * intermediate, hidden] (gate rows first) or, without gate, [experts, intermediate, hidden]; int8 or
+            float8_e4m3fn, rows contiguous.
+        w2: [experts, hidden, intermediate], dtype of w13.
+        w13_scale, w2_scale: float32. [experts], [experts, n], or [experts, ceil(n/128), ceil(k/128)] (float8), for the
+            weights as stored ([experts, n, k]). They also say how activations are quantized: one scale for all, one a row, or
+            1 x 128.
+        topk_weights: [tokens, top_k] float32.
+        topk_ids, expert_map: as for `moe_route`.
+        a1_scale, a2_scale: 1 float32, static scales of the activations before w13 and w2; None: dynamic. A dynamic scale for
+            all covers every token before w13, and the routed rows before w2.
+        activation: "silu", "gelu" (erf) or "relu_squared".
+        apply_router_weight_on_input: weight x (rounded to its dtype) instead of the result; top_k is 1.
+        fast_accumulation, deterministic: as for `scaled_mm`.
+
+    Returns:
+        [tokens, hidden] of x's dtype; zeros for a token whose choices all went nowhere.
+
+    Raises:
+        RuntimeError: an argument breaks one of the rules above.
+    """
+    code = _ACTIVATIONS.get(activation)
+    if code is None:
+        raise RuntimeError(
+            f"fused_moe: expected activation {', '.join(_ACTIVATIONS)}; got {activation!r}; fix: choose one of them."
+        )
+    return _fused_moe(
+        x,
+        w13,
+        w2,
+        w13_scale,
+        w2_scale,
+        topk_weights,
+        topk_ids,
+        expert_map,
+        a1_scale,
+        a2_scale,
+        code,
+        apply_router_weight_on_input,
+        fast_accumulation=fast_accumulation,
+        deterministic=deterministic,
+    )

@@ -8,78 +8,21 @@
 #include <string>
 
 #include "evergemm/validate.h"
+#include "plan/operator_reader.h"
+#include "plan/operators_moe.h"
 #include "plan/validate_rules.h"
 
 namespace evergemm {
 
 namespace {
 
-using Arguments = std::span<const Argument>;
+using operators::add_output;
+using operators::Arguments;
+using operators::BaseName;
+using operators::contiguous_strides;
+using operators::has_out;
+using operators::Reader;
 using validation::ceil_divide;
-
-// Reads arguments one after the other, in the order of the schema.
-class Reader {
- public:
-  explicit Reader(Arguments arguments) : arguments_(arguments) {}
-  const TensorView& tensor() { return next().tensor; }
-  std::int64_t integer() { return next().integer; }
-  double real() { return next().real; }
-  bool boolean() { return next().integer != 0; }
-  DType dtype() { return static_cast<DType>(next().integer); }
-  // What is wrong with the number or kinds of the arguments, or an empty status.
-  static Status check(const Operator& self, Arguments arguments, const char* kinds) {
-    bool fits = std::strlen(kinds) == arguments.size();
-    for (std::size_t i = 0; fits && i < arguments.size(); ++i) {
-      const Argument::Kind kind = arguments[i].kind;
-      const char code = kinds[i];
-      fits = code == 't'   ? kind == Argument::Kind::tensor
-             : code == 'i' ? kind == Argument::Kind::integer
-             : code == 'f' ? kind == Argument::Kind::real
-             : code == 'b' ? kind == Argument::Kind::boolean
-                           : kind == Argument::Kind::dtype;
-    }
-    if (fits) return Status();
-    return validation::violation(self.name, std::to_string(std::strlen(kinds)) + " arguments of kinds " + kinds,
-                                 std::to_string(arguments.size()) + " arguments",
-                                 "call it with the arguments of its schema");
-  }
-
- private:
-  const Argument& next() { return arguments_[position_++]; }
-  Arguments arguments_;
-  std::size_t position_ = 0;
-};
-
-// "scaled_mm.out" is called scaled_mm in messages.
-struct BaseName {
-  char text[64];
-  explicit BaseName(const char* name) {
-    const char* dot = std::strchr(name, '.');
-    const std::size_t length = dot == nullptr ? std::strlen(name) : static_cast<std::size_t>(dot - name);
-    const std::size_t kept = length < sizeof text - 1 ? length : sizeof text - 1;
-    std::memcpy(text, name, kept);
-    text[kept] = '\0';
-  }
-};
-
-bool has_out(const Operator& self) { return std::strchr(self.name, '.') != nullptr; }
-
-OutputSpec& add_output(Prepared& prepared, DType dtype, const Device& device, std::int32_t rank) {
-  OutputSpec& output = prepared.outputs[prepared.output_count++];
-  output.dtype = dtype;
-  output.device = device;
-  output.rank = rank;
-  return output;
-}
-
-void contiguous_strides(OutputSpec& output) {
-  std::int64_t stride = 1;
-  for (std::int32_t d = output.rank - 1; d >= 0; --d) {
-    output.strides[d] = stride;
-    // Only an empty result can overflow here (validate() bounds the others), and nobody uses its strides.
-    if (__builtin_mul_overflow(stride, output.sizes[d] > 0 ? output.sizes[d] : 1, &stride)) stride = 1;
-  }
-}
 
 // x's leading dimensions, then `last`.
 void add_like(Prepared& prepared, const TensorView& x, DType dtype, std::int64_t last) {
@@ -411,6 +354,18 @@ constexpr std::array kOperators = {
     Operator{"per_token_group_fp8_quant", prepare_per_token_group},
     Operator{"per_token_group_fp8_quant_packed", prepare_per_token_group},
     Operator{"per_token_group_quant_int8", prepare_per_token_group},
+    Operator{"moe_route", operators::prepare_moe_route},
+    Operator{"grouped_scaled_mm", operators::prepare_grouped_scaled_mm},
+    Operator{"grouped_scaled_mm.out", operators::prepare_grouped_scaled_mm},
+    Operator{"grouped_scaled_mm_masked", operators::prepare_grouped_scaled_mm},
+    Operator{"grouped_scaled_mm_masked.out", operators::prepare_grouped_scaled_mm},
+    Operator{"moe_gather_quantize", operators::prepare_moe_gather_quantize},
+    Operator{"moe_combine", operators::prepare_moe_combine},
+    Operator{"fused_moe", operators::prepare_fused_moe},
+    Operator{"cutlass_moe_mm", operators::prepare_cutlass_moe_mm},
+    Operator{"get_cutlass_moe_mm_data", operators::prepare_cutlass_moe_data},
+    Operator{"get_cutlass_moe_mm_problem_sizes_from_expert_offsets", operators::prepare_cutlass_moe_data},
+    Operator{"get_cutlass_batched_moe_mm_data", operators::prepare_cutlass_moe_data},
 };
 
 // The architecture that a capability (major * 10 + minor) selects; cpu where there is none.
@@ -453,6 +408,8 @@ void Prepared::bind(std::int32_t output, void* data) {
     if (output == 0) quantize->q = data;
     if (output == 1) quantize->scale = data;
     if (output == 2) quantize->azp = static_cast<std::int32_t*>(data);
+  } else {
+    operators::bind_moe(*this, output, data);
   }
 }
 

@@ -9,6 +9,7 @@
 #include <variant>
 
 #include "evergemm/error.h"
+#include "evergemm/moe.h"
 #include "evergemm/plan.h"
 #include "evergemm/problem.h"
 
@@ -35,9 +36,11 @@ struct OutputSpec {
 };
 
 struct Prepared {
-  std::variant<GemmProblem, QuantizeProblem, PermuteProblem> problem;
-  std::int32_t row = -1;           // _scaled_mm_row: the forced row
-  std::int32_t output_count = 0;   // results of the functional form, in the order of the schema; 0 for out variants
+  std::variant<GemmProblem, QuantizeProblem, PermuteProblem, MoeRouteProblem, GroupedGemmProblem,
+               MoeGatherQuantizeProblem, MoeCombineProblem, FusedMoeProblem, MoeDataProblem>
+      problem;
+  std::int32_t row = -1;          // _scaled_mm_row: the forced row
+  std::int32_t output_count = 0;  // results of the functional form, in the order of the schema; 0 for out variants
   OutputSpec outputs[3];
 
   void bind(std::int32_t output, void* data);  // hands result `output`'s memory to the problem

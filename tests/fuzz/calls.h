@@ -81,6 +81,10 @@ struct Recipe {
 };
 // A a [m, k] · B b [k, n] column-major · s, S scales of a, b · j azp_adj [n] · z azp [m] · b bias [n] · O out [m, n]
 // X x [m, k] · H x [m, 2k] where gated · W weight [k] · R residual [m, k] · P perm [k] · Q q [m, k] · 1 one float
+// Experts, e of them (as many as a group has columns): E b [e, k, n] column-major · N b [e, n, k] · F a [e, m, k] · f its
+// scales · U out [e, m, n] · e scales of E · h scales of N · o int32 [e + 1] · T int64 [e + 1] · c int32 [e] · x int64 [e]
+// t sizes [e, 3] · I ids [m, n] · v float [m, n] · D int32 [m * n] · K like o or none · M map [k] or none · d int32 [n]
+// u float [n] or none · p [e, 2n or n, k] · q [e, k, n] · y, Y scales of p, q · l float [m, 1] · L ids [m, 1]
 // r float [m, 1] · i int32 [m, 1] · g a float a row or group [m, k / group] · G the same for blocks · w packed words
 constexpr Recipe kRecipes[] = {
     {"scaled_mm", "ABsSb"},
@@ -110,6 +114,18 @@ constexpr Recipe kRecipes[] = {
     {"per_token_group_fp8_quant", "XQg"},
     {"per_token_group_fp8_quant_packed", "XQw"},
     {"per_token_group_quant_int8", "XQg"},
+    {"moe_route", "IM"},
+    {"grouped_scaled_mm", "AEseo"},
+    {"grouped_scaled_mm.out", "AEseoO"},
+    {"grouped_scaled_mm_masked", "FEfec"},
+    {"grouped_scaled_mm_masked.out", "FEfecU"},
+    {"moe_gather_quantize", "Xd1u"},
+    {"moe_combine", "XIv"},
+    {"fused_moe", "XpqyYlLM11"},
+    {"cutlass_moe_mm", "OANshctxxx"},
+    {"get_cutlass_moe_mm_data", "IottDDK"},
+    {"get_cutlass_moe_mm_problem_sizes_from_expert_offsets", "Ttt"},
+    {"get_cutlass_batched_moe_mm_data", "cttc"},
 };
 
 // What one call's arguments share.
@@ -129,7 +145,7 @@ inline TensorView any_tensor(Bytes& bytes, Call& call, const Theme& theme, char 
                               DType::float16, DType::int32,         DType::float8_e8m0fnu, DType::int64,
                               DType::float64, DType::uint8,         DType::boolean};
   const std::int64_t m = theme.m, n = theme.n, k = theme.k;
-  const std::int64_t groups = theme.group == 0 ? 1 : ceil_by(k, theme.group);
+  const std::int64_t groups = theme.group == 0 ? 1 : ceil_by(k, theme.group), experts = theme.group;
   TensorView view;
   call.memory.push_back(std::make_unique<std::int64_t[]>(2 * 16));
   std::int64_t* sizes = call.memory.back().get();
@@ -206,12 +222,97 @@ inline TensorView any_tensor(Bytes& bytes, Call& call, const Theme& theme, char 
       shape(DType::int32, 2, m, ceil_by(groups, 4));
       first_fastest = true;
       break;
+    case 'E':
+      shape(theme.input, 3, experts, k);
+      sizes[2] = n;
+      break;
+    case 'N':
+      shape(theme.input, 3, experts, n);
+      sizes[2] = k;
+      break;
+    case 'F':
+      shape(theme.input, 3, experts, m);
+      sizes[2] = k;
+      break;
+    case 'f':
+      theme.blocks ? shape(DType::float32, 3, experts, m) : shape(DType::float32, 2, experts, m);
+      sizes[2] = ceil_by(k, 128);
+      break;
+    case 'U':
+      shape(theme.output, 3, experts, m);
+      sizes[2] = n;
+      break;
+    case 'e':
+      theme.blocks ? shape(DType::float32, 3, experts, ceil_by(k, 128))
+                   : shape(DType::float32, 2, experts, theme.per_row ? n : 1);
+      sizes[2] = ceil_by(n, 128);
+      break;
+    case 'h':
+      shape(DType::float32, 2, experts, theme.per_row ? n : 1);
+      break;
+    case 'o':
+    case 'K':
+      shape(DType::int32, 1, 1, experts + 1);
+      break;
+    case 'T':
+      shape(DType::int64, 1, 1, experts + 1);
+      break;
+    case 'c':
+      shape(DType::int32, 1, 1, experts);
+      break;
+    case 'x':
+      shape(DType::int64, 1, 1, experts);
+      break;
+    case 't':
+      shape(DType::int32, 2, experts, 3);
+      break;
+    case 'I':
+      shape(DType::int32, 2, m, n);
+      break;
+    case 'v':
+      shape(DType::float32, 2, m, n);
+      break;
+    case 'D':
+      shape(DType::int32, 1, 1, (m & 0xffff) * (n & 0xffff));
+      break;
+    case 'M':
+      shape(DType::int32, 1, 1, k);
+      break;
+    case 'd':
+      shape(DType::int32, 1, 1, n);
+      break;
+    case 'u':
+      shape(DType::float32, 1, 1, n);
+      break;
+    case 'p':
+      shape(theme.input, 3, experts, theme.gated ? 2 * (n & INT64_MAX >> 1) : n);
+      sizes[2] = k;
+      break;
+    case 'q':
+      shape(theme.input, 3, experts, k);
+      sizes[2] = n;
+      break;
+    case 'y':
+    case 'Y': {
+      const std::int64_t rows = letter == 'Y' ? k : theme.gated ? 2 * (n & INT64_MAX >> 1) : n;
+      theme.blocks ? shape(DType::float32, 3, experts, ceil_by(rows, 128))
+                   : shape(DType::float32, 2, experts, theme.per_row ? rows : 1);
+      sizes[2] = ceil_by(letter == 'Y' ? n : k, 128);
+      break;
+    }
+    case 'l':
+      shape(DType::float32, 2, m, 1);
+      break;
+    case 'L':
+      shape(DType::int32, 2, m, 1);
+      break;
     default:
       shape(kTypes[bytes.below(std::size(kTypes))], static_cast<std::int32_t>(bytes.below(4)), m, k);
       sizes[2] = n;
       break;
   }
-  const bool optional = letter == 'b' || letter == 'z' || letter == 'R' || (letter == '1' && bytes.coin());
+  const bool optional = letter == 'b' || letter == 'z' || letter == 'R' || letter == 'M' || letter == 'K' ||
+                        letter == 'u' || (letter == '1' && bytes.coin());
   if (optional ? bytes.coin() : bytes.rarely()) {
     TensorView none;
     return none;
@@ -229,7 +330,8 @@ inline TensorView any_tensor(Bytes& bytes, Call& call, const Theme& theme, char 
   if (bytes.rarely() && view.rank > 0) sizes[bytes.below(static_cast<std::uint32_t>(view.rank))] = bytes.quantity();
   std::int64_t stride = 1;
   for (std::int32_t i = 0; i < view.rank; ++i) {
-    const std::int32_t d = first_fastest ? i : view.rank - 1 - i;
+    std::int32_t d = first_fastest ? i : view.rank - 1 - i;
+    if (letter == 'E' && view.rank == 3) d = (i + 1) % 3;  // rows of k first, then columns, then experts
     strides[d] = stride;
     if (letter == 'w')
       stride = (ceil_by(sizes[d], 4) & INT64_MAX >> 2) * 4;  // columns of words start at multiples of 4
@@ -271,10 +373,13 @@ inline Call any_call(Bytes& bytes) {
   theme.q = float8_only || (!int8_only && bytes.coin()) ? DType::float8_e4m3fn : DType::int8;
   theme.output = kFloats[bytes.below(3)];
   theme.x = kFloats[bytes.below(3)];
-  theme.blocks = theme.input == DType::float8_e4m3fn && bytes.coin();
+  const bool grouped_dropin = std::string_view(call.operation->name) == "cutlass_moe_mm";
+  theme.blocks = theme.input == DType::float8_e4m3fn && bytes.coin() && !grouped_dropin;
   theme.gated = bytes.coin();
   theme.per_row = bytes.coin();
 
+  const bool multiplies =
+      recipe.starts_with("AB") || recipe.starts_with("AE") || recipe.starts_with("FE") || recipe.starts_with("XI");
   std::size_t tensors = 0;
   for (const char kind : kinds_of(*call.operation)) {
     Argument argument;
@@ -296,13 +401,13 @@ inline Call any_call(Bytes& bytes) {
         break;
       case 'b':
         argument.kind = Argument::Kind::boolean;
-        argument.integer = tensors == 1 ? theme.gated : bytes.coin();
+        argument.integer = tensors == 1 ? theme.gated : grouped_dropin ? theme.per_row : bytes.coin();
         break;
       default:
         argument.kind = Argument::Kind::dtype;
-        argument.integer = bytes.rarely()             ? bytes.quantity()
-                           : recipe.starts_with("AB") ? static_cast<std::int64_t>(theme.output)
-                                                      : static_cast<std::int64_t>(theme.q);
+        argument.integer = bytes.rarely() ? bytes.quantity()
+                           : multiplies   ? static_cast<std::int64_t>(theme.output)
+                                          : static_cast<std::int64_t>(theme.q);
         break;
     }
     call.arguments.push_back(argument);
@@ -400,6 +505,108 @@ inline std::string wrong_with_problem(const Call& call, const PermuteProblem& p)
   if (p.rows < 0 || p.columns < 0) return "a negative size";
   const std::string span = wrong_with_span(call, "a", p.a, 2, p.rows, p.columns, p.columns, 1);
   return span.empty() ? wrong_with_span(call, "perm", p.perm, 4, 1, 0, p.columns, p.perm_stride) : span;
+}
+
+inline std::string wrong_with_indices(const Call& call, const char* what, const Indices& indices, std::int64_t count) {
+  return wrong_with_span(call, what, indices.data, indices.is_int64 ? 8 : 4, 1, 0, count, indices.stride);
+}
+
+inline std::string first_of(std::initializer_list<std::string> sentences) {
+  for (const std::string& sentence : sentences)
+    if (!sentence.empty()) return sentence;
+  return "";
+}
+
+inline std::string wrong_with_problem(const Call& call, const MoeRouteProblem& p) {
+  if (p.tokens < 0 || p.top_k < 0 || p.experts < 0) return "a negative size";
+  if (static_cast<__int128>(p.tokens) * p.top_k >= INT64_C(1) << 31) return "rows beyond int32";
+  return first_of({wrong_with_span(call, "topk_ids", p.ids, p.ids_are_int64 ? 8 : 4, p.tokens, p.ids_token_stride,
+                                   p.top_k, p.ids_choice_stride),
+                   wrong_with_indices(call, "expert_map", p.expert_map, p.expert_map_size)});
+}
+
+inline std::string wrong_with_problem(const Call& call, const GroupedGemmProblem& p) {
+  if (p.experts < 0 || p.rows < 0 || p.n < 0 || p.k < 0) return "a negative size";
+  if (p.experts == 0 || p.rows == 0 || p.n == 0) return "";
+  const bool masked = p.form == GroupedForm::masked;
+  const std::int64_t matrices = masked ? p.experts : 1, k_blocks = p.blockwise() ? ceil_by(p.k, 128) : 1;
+  const std::int64_t a_rows = p.scale_a.mode == ScaleMode::TensorWise ? 1 : p.rows;
+  const std::int64_t b_rows = p.scale_b.mode == ScaleMode::TensorWise ? 1 : p.blockwise() ? ceil_by(p.n, 128) : p.n;
+  const std::int64_t item = size_in_bytes(p.output_dtype), k = p.k > 0 ? p.k : 0;
+  std::string wrong = first_of(
+      {wrong_with_span(call, "a", p.a, 1, matrices, p.a_expert_stride, k == 0 ? 0 : (p.rows - 1) * p.a_stride + k, 1),
+       wrong_with_span(call, "b", p.b, 1, p.experts, p.b_expert_stride, k == 0 ? 0 : (p.n - 1) * p.b_stride + k, 1),
+       wrong_with_span(call, "out", p.out, item, matrices, p.out_expert_stride, (p.rows - 1) * p.out_stride + p.n, 1),
+       wrong_with_indices(call, "the experts' rows", p.expert_rows,
+                          p.experts + (p.form == GroupedForm::ragged ? 1 : 0))});
+  if (k_blocks > 0)
+    wrong =
+        first_of({wrong,
+                  wrong_with_span(call, "scale_a", p.scale_a.data, 4, p.scale_a_expert_stride == 0 ? 1 : p.experts,
+                                  p.scale_a_expert_stride,
+                                  (a_rows - 1) * p.scale_a.outer_stride + (k_blocks - 1) * p.scale_a.k_stride + 1, 1),
+                  wrong_with_span(call, "scale_b", p.scale_b.data, 4, p.experts, p.scale_b_expert_stride,
+                                  (b_rows - 1) * p.scale_b.outer_stride + (k_blocks - 1) * p.scale_b.k_stride + 1, 1)});
+  if (p.form != GroupedForm::dropin) return wrong;
+  return first_of({wrong, wrong_with_span(call, "problem_sizes", p.problem_sizes, 4, p.experts, 3, 3, 1),
+                   wrong_with_indices(call, "a_strides", p.a_pitches, p.experts),
+                   wrong_with_indices(call, "b_strides", p.b_pitches, p.experts),
+                   wrong_with_indices(call, "c_strides", p.out_pitches, p.experts)});
+}
+
+inline std::string wrong_with_problem(const Call& call, const MoeGatherQuantizeProblem& p) {
+  if (p.tokens < 0 || p.columns < 0 || p.rows < 0 || p.group_columns < 1) return "a negative size or an empty group";
+  return first_of({wrong_with_span(call, "x", p.x, size_in_bytes(p.x_dtype), p.tokens, p.x_stride, p.columns, 1),
+                   wrong_with_indices(call, "source_row", p.source_row, p.rows),
+                   wrong_with_span(call, "row_weights", p.row_weights, 4, 1, 0, p.rows, p.row_weights_stride),
+                   wrong_with_span(call, "scale", p.given_scale, 4, 1, 0, 1, 1)});
+}
+
+inline std::string wrong_with_problem(const Call& call, const MoeCombineProblem& p) {
+  if (p.tokens < 0 || p.top_k < 0 || p.rows < 0 || p.columns < 0) return "a negative size";
+  return first_of({wrong_with_span(call, "y", p.y, size_in_bytes(p.y_dtype), p.rows, p.y_stride, p.columns, 1),
+                   wrong_with_span(call, "slot", p.slot, p.slots_are_int64 ? 8 : 4, p.tokens, p.slot_token_stride,
+                                   p.top_k, p.slot_choice_stride),
+                   wrong_with_span(call, "topk_weights", p.weights, 4, p.tokens, p.weights_token_stride, p.top_k,
+                                   p.weights_choice_stride)});
+}
+
+inline std::string wrong_with_weights(const Call& call, const char* what, const MoeWeights& w, std::int64_t experts) {
+  if (w.n < 0 || w.k < 0) return "a negative size";
+  if (experts == 0 || w.n == 0 || w.k == 0) return "";
+  const bool blocks = w.scale.mode == ScaleMode::BlockWise128x128;
+  const std::int64_t rows = w.scale.mode == ScaleMode::TensorWise ? 1 : blocks ? ceil_by(w.n, 128) : w.n;
+  const std::int64_t k_blocks = blocks ? ceil_by(w.k, 128) : 1;
+  return first_of({wrong_with_span(call, what, w.data, 1, experts, w.expert_stride, (w.n - 1) * w.row_stride + w.k, 1),
+                   wrong_with_span(call, "a weight's scale", w.scale.data, 4, experts, w.scale_expert_stride,
+                                   (rows - 1) * w.scale.outer_stride + (k_blocks - 1) * w.scale.k_stride + 1, 1),
+                   wrong_with_span(call, "a static scale", w.input_scale, 4, 1, 0, 1, 1)});
+}
+
+inline std::string wrong_with_problem(const Call& call, const FusedMoeProblem& p) {
+  if (p.w13.n != (p.gated ? 2 : 1) * p.intermediate() || p.w2.n != p.hidden())
+    return "weights that do not fit each other";
+  return first_of({wrong_with_problem(call, p.route),
+                   wrong_with_span(call, "x", p.x, size_in_bytes(p.x_dtype), p.route.tokens, p.x_stride, p.hidden(), 1),
+                   wrong_with_weights(call, "w13", p.w13, p.route.experts),
+                   wrong_with_weights(call, "w2", p.w2, p.route.experts),
+                   wrong_with_span(call, "topk_weights", p.topk_weights, 4, p.route.tokens, p.topk_weights_token_stride,
+                                   p.route.top_k, p.topk_weights_choice_stride)});
+}
+
+inline std::string wrong_with_problem(const Call& call, const MoeDataProblem& p) {
+  if (p.tokens < 0 || p.top_k < 0 || p.experts < 0 || p.n1 < 0 || p.n < 0 || p.k < 0) return "a negative size";
+  const bool route = p.kind == MoeDataKind::route;
+  const std::int64_t offsets = p.experts + (p.kind == MoeDataKind::batched ? 0 : 1), rows = p.tokens * p.top_k;
+  return first_of(
+      {wrong_with_span(call, "topk_ids", p.ids, 4, p.tokens, p.ids_token_stride, p.top_k, p.ids_choice_stride),
+       route ? "" : wrong_with_indices(call, "the experts' rows", p.input, offsets),
+       wrong_with_span(call, "expert_offsets", p.expert_offsets, 4, 1, 0, offsets, 1),
+       wrong_with_span(call, "problem_sizes1", p.problem_sizes1, 4, p.experts, 3, 3, 1),
+       wrong_with_span(call, "problem_sizes2", p.problem_sizes2, 4, p.experts, 3, 3, 1),
+       wrong_with_span(call, "input_permutation", p.input_permutation, 4, 1, 0, rows, 1),
+       wrong_with_span(call, "output_permutation", p.output_permutation, 4, 1, 0, rows, 1),
+       wrong_with_span(call, "blockscale_offsets", p.blockscale_offsets, 4, 1, 0, offsets, 1)});
 }
 
 inline std::string wrong_with_outputs(const Prepared& prepared) {

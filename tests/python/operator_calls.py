@@ -7,6 +7,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 
+import evergemm  # noqa: F401  registers torch.ops.evergemm
 import torch
 
 FP8 = torch.float8_e4m3fn
@@ -100,6 +101,79 @@ def _norm() -> dict:
     return {"x": _x(), "weight": torch.randn(K, dtype=torch.bfloat16), "eps": 1e-6, "group_size": 0}
 
 
+def int32(*values: int) -> torch.Tensor:
+    return torch.tensor(values, dtype=torch.int32)
+
+
+E, TOP_K, INTERMEDIATE = 3, 2, 32
+
+
+def _topk_ids() -> torch.Tensor:
+    return torch.randint(-1, E + 1, (M, TOP_K), dtype=torch.int32)
+
+
+def _grouped(rows: str, values: torch.Tensor, a: torch.Tensor) -> dict:
+    return {
+        "a": a,
+        "b": fp8_matrix(E * N, K).view(E, N, K).transpose(1, 2),
+        "scale_a": torch.rand(a.shape[:-1]) + 0.5,
+        "scale_b": torch.rand(E, N) + 0.5,
+        rows: values,
+    }
+
+
+def _ragged() -> dict:
+    return _grouped("expert_offsets", int32(0, 2, 2, 5), fp8_matrix(M, K))
+
+
+def _masked() -> dict:
+    return _grouped("rows_per_expert", int32(1, 0, 2), fp8_matrix(E * 2, K).view(E, 2, K))
+
+
+def _layer() -> dict:
+    return {
+        "x": _x(),
+        "w13": int8_matrix(E * 2 * INTERMEDIATE, K).view(E, 2 * INTERMEDIATE, K),
+        "w2": int8_matrix(E * K, INTERMEDIATE).view(E, K, INTERMEDIATE),
+        "w13_scale": torch.rand(E, 2 * INTERMEDIATE) / 100,
+        "w2_scale": torch.rand(E, K) / 100,
+        "topk_weights": torch.rand(M, TOP_K),
+        "topk_ids": _topk_ids(),
+        "expert_map": None,
+        "a1_scale": None,
+        "a2_scale": torch.ones(1),
+        "activation": 0,
+        "apply_router_weight_on_input": False,
+    }
+
+
+def _cutlass_moe() -> dict:
+    pitch = torch.full((E,), K, dtype=torch.int64)
+    return {
+        "out_tensors": torch.zeros(M, N, dtype=torch.bfloat16),
+        "a_tensors": fp8_matrix(M, K),
+        "b_tensors": fp8_matrix(E * N, K).view(E, N, K),
+        "a_scales": torch.rand(M, 1) + 0.5,
+        "b_scales": torch.rand(E, N, 1) + 0.5,
+        "expert_offsets": torch.tensor([0, 2, 2]),
+        "problem_sizes": int32(2, N, K, 0, N, K, 4, N, K).view(E, 3),
+        "a_strides": pitch,
+        "b_strides": pitch.clone(),
+        "c_strides": torch.full((E,), N, dtype=torch.int64),
+        "per_act_token": True,
+        "per_out_ch": True,
+    }
+
+
+def _sizes() -> torch.Tensor:
+    return torch.zeros(E, 3, dtype=torch.int32)
+
+
+def _rows() -> torch.Tensor:
+    return torch.zeros(M * TOP_K, dtype=torch.int32)
+
+
+_SIZES = ("problem_sizes1", "problem_sizes2")
 _GEMM_OUT = ("fast_accumulation", "deterministic", "out")
 _PAIR = ("out_q", "out_scale")
 
@@ -221,6 +295,97 @@ CALLS = (
         },
         (),
         ("output_q", "output_s"),
+    ),
+    Call("moe_route", lambda: {"topk_ids": _topk_ids(), "num_local_experts": E, "expert_map": int32(2, -1, 0)}),
+    Call(
+        "grouped_scaled_mm",
+        lambda: {**_ragged(), "out_dtype": torch.bfloat16, **_options()},
+        ("fast_accumulation", "deterministic"),
+    ),
+    Call(
+        "grouped_scaled_mm.out",
+        lambda: {**_ragged(), **_options(), "out": torch.zeros(M, N, dtype=torch.bfloat16)},
+        _GEMM_OUT,
+        ("out",),
+    ),
+    Call(
+        "grouped_scaled_mm_masked",
+        lambda: {**_masked(), "out_dtype": torch.float32, **_options()},
+        ("fast_accumulation", "deterministic"),
+    ),
+    Call(
+        "grouped_scaled_mm_masked.out",
+        lambda: {**_masked(), **_options(), "out": torch.zeros(E, 2, N, dtype=torch.float16)},
+        _GEMM_OUT,
+        ("out",),
+    ),
+    Call(
+        "moe_gather_quantize",
+        lambda: {
+            "x": _x(),
+            "source_row": int32(5, 0, -1, 3),
+            "scale": None,
+            "row_weights": torch.rand(4),
+            "group_size": 128,
+            "dtype": FP8,
+        },
+    ),
+    Call(
+        "moe_combine",
+        lambda: {
+            "y": _x(),
+            "slot": int32(0, 5, -1, 3).view(2, 2),
+            "topk_weights": torch.rand(2, 2),
+            "out_dtype": torch.float16,
+        },
+    ),
+    Call("fused_moe", lambda: {**_layer(), **_options()}, ("fast_accumulation", "deterministic")),
+    Call("cutlass_moe_mm", _cutlass_moe, (), ("out_tensors",)),
+    Call(
+        "get_cutlass_moe_mm_data",
+        lambda: {
+            "topk_ids": _topk_ids(),
+            "expert_offsets": torch.zeros(E + 1, dtype=torch.int32),
+            "problem_sizes1": _sizes(),
+            "problem_sizes2": _sizes(),
+            "input_permutation": _rows(),
+            "output_permutation": _rows(),
+            "num_experts": E,
+            "n": INTERMEDIATE,
+            "k": K,
+            "blockscale_offsets": None,
+            "is_gated": True,
+        },
+        (),
+        ("expert_offsets", *_SIZES, "input_permutation", "output_permutation"),
+    ),
+    Call(
+        "get_cutlass_moe_mm_problem_sizes_from_expert_offsets",
+        lambda: {
+            "expert_first_token_offset": torch.tensor([0, 2, 2, 5]),
+            "problem_sizes1": _sizes(),
+            "problem_sizes2": _sizes(),
+            "n": INTERMEDIATE,
+            "k": K,
+            "swap_ab": False,
+        },
+        (),
+        _SIZES,
+    ),
+    Call(
+        "get_cutlass_batched_moe_mm_data",
+        lambda: {
+            "expert_offsets": torch.zeros(E, dtype=torch.int32),
+            "problem_sizes1": _sizes(),
+            "problem_sizes2": _sizes(),
+            "expert_num_tokens": int32(1, 0, 2),
+            "num_local_experts": E,
+            "padded_m": 2,
+            "n": INTERMEDIATE,
+            "k": K,
+        },
+        (),
+        ("expert_offsets", *_SIZES),
     ),
 )
 

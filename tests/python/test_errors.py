@@ -477,6 +477,72 @@ REFUSED = (
         "[6, 1], "
         "strides [1, 1]; fix: allocate it as torch.empty_strided(shape, strides, dtype=torch.int32).",
     ),
+    # ---- mixture of experts: one of each, the rules are tests/cpp/validate_moe_test.cpp's --------------------------
+    Refused(
+        "moe_route",
+        changed("topk_ids", lambda ids: ids.to(torch.int16)),
+        "moe_route: expected topk_ids of dtype int32 or int64; got int16; fix: convert or quantize topk_ids to one of them.",
+    ),
+    Refused(
+        "grouped_scaled_mm",
+        changed("b", lambda b: b.contiguous()),
+        "grouped_scaled_mm: expected b column-major for each expert (stride(1) == 1); got shape [3, 256, 48], strides "
+        "[12288, 48, 1]; fix: pass weight.transpose(1, 2) of a contiguous [experts, n, k] weight.",
+    ),
+    Refused(
+        "grouped_scaled_mm",
+        changed("expert_offsets", lambda offsets: offsets[:-1]),
+        "grouped_scaled_mm: expected expert_offsets of shape [4] ([experts + 1]); got shape [3], strides [1]; "
+        "fix: pass expert_offsets with that many elements.",
+    ),
+    Refused(
+        "grouped_scaled_mm_masked",
+        changed("rows_per_expert", lambda rows: rows[:-1]),
+        "grouped_scaled_mm_masked: expected rows_per_expert of shape [3] ([experts]); got shape [2], strides [1]; "
+        "fix: pass rows_per_expert with that many elements.",
+    ),
+    Refused(
+        "moe_gather_quantize",
+        replaced(group_size=-2),
+        "moe_gather_quantize: expected group_size -1 (one scale), 0 (a scale a row) or more; got -2; fix: choose one of "
+        "them.",
+    ),
+    Refused(
+        "moe_combine",
+        changed("topk_weights", lambda weights: weights[:1]),
+        "moe_combine: expected topk_weights of shape [2, 2] (tokens, top_k); got shape [1, 2], strides [2, 1]; "
+        "fix: pass topk_weights with one value for each of them.",
+    ),
+    Refused(
+        "fused_moe",
+        replaced(apply_router_weight_on_input=True),
+        "fused_moe: expected top_k 1 with apply_router_weight_on_input; got top_k 2; fix: apply the weights when combining "
+        "(apply_router_weight_on_input=False).",
+    ),
+    Refused(
+        "cutlass_moe_mm",
+        replaced(per_out_ch=False),
+        "cutlass_moe_mm: expected b_scales of 3 evenly spaced elements (per_out_ch=False); got shape [3, 48, 1], strides "
+        "[48, 1, 1]; fix: pass one scale an expert, or per_out_ch=True.",
+    ),
+    Refused(
+        "get_cutlass_moe_mm_data",
+        replaced(num_experts=4),
+        "get_cutlass_moe_mm_data: expected expert_offsets contiguous, of 5 elements (experts + 1); got shape [4], strides "
+        "[1]; fix: allocate it with torch.empty(..., dtype=torch.int32).",
+    ),
+    Refused(
+        "get_cutlass_moe_mm_problem_sizes_from_expert_offsets",
+        replaced(n=2**30),
+        "get_cutlass_moe_mm_problem_sizes_from_expert_offsets: expected n in [0, 1073741823]; got 1073741824; "
+        "fix: pass the sizes of the weights.",
+    ),
+    Refused(
+        "get_cutlass_batched_moe_mm_data",
+        replaced(padded_m=-1),
+        "get_cutlass_batched_moe_mm_data: expected padded_m with 0 <= num_local_experts * padded_m < 2^31; got -1; "
+        "fix: pass the rows that each expert has room for.",
+    ),
 )
 
 

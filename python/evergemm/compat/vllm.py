@@ -33,6 +33,10 @@ OPERATORS = (
     "per_token_group_fp8_quant",
     "per_token_group_fp8_quant_packed",
     "per_token_group_quant_int8",
+    "cutlass_moe_mm",
+    "get_cutlass_moe_mm_data",
+    "get_cutlass_moe_mm_problem_sizes_from_expert_offsets",
+    "get_cutlass_batched_moe_mm_data",
 )
 
 # vLLM's extension modules that define operators under _C.
@@ -290,16 +294,7 @@ def scaled_int8_quant(
     return q.view(input.shape), row_scale, row_azp
 
 
-# ---- grouped products: not in this library yet -----------------------------------------------------------------------
-
-
-def _no_grouped_kernels(operator: str) -> RuntimeError:
-    return _refuse(
-        operator,
-        "a library with grouped kernels",
-        f"evergemm {_library.library.version()}, which has none yet",
-        "keep vLLM's own operator for mixtures of experts",
-    )
+# ---- grouped products ------------------------------------------------------------------------------------------------
 
 
 def cutlass_moe_mm(
@@ -316,8 +311,35 @@ def cutlass_moe_mm(
     per_act_token: bool,
     per_out_ch: bool,
 ) -> None:
-    """Raises RuntimeError: this library has no grouped kernels yet."""
-    raise _no_grouped_kernels("cutlass_moe_mm")
+    """`out[rows of e] = a_scale * (b_scale_e * (a[rows of e] @ b_e))` for each expert e.
+
+    Args:
+        out_tensors: [rows, n], bfloat16 or float16, contiguous. Rows of no expert stay as they are.
+        a_tensors: [rows, k], int8 or float8_e4m3fn, contiguous.
+        b_tensors: [experts, n, k] contiguous, or its transpose(1, 2).
+        a_scales: float32, one a row where per_act_token, otherwise 1 or one an expert.
+        b_scales: float32, one a column of each expert where per_out_ch, otherwise one an expert.
+        expert_offsets: [experts], int64 or int32: the first row of each.
+        problem_sizes: [experts, 3] int32, (m, n, k) or (n, m, k).
+        a_strides, b_strides, c_strides: [experts] int64: the pitch of a's rows, b's columns and out's rows.
+
+    Values that do not fit the tensors' sizes contribute nothing, or as many rows as there are; an expert does not write what
+    an earlier one owns.
+    """
+    _ops.cutlass_moe_mm(
+        out_tensors,
+        a_tensors,
+        b_tensors,
+        a_scales,
+        b_scales,
+        expert_offsets,
+        problem_sizes,
+        a_strides,
+        b_strides,
+        c_strides,
+        per_act_token,
+        per_out_ch,
+    )
 
 
 def get_cutlass_moe_mm_data(
@@ -333,8 +355,30 @@ def get_cutlass_moe_mm_data(
     blockscale_offsets: torch.Tensor | None = None,
     is_gated: bool = True,
 ) -> None:
-    """Raises RuntimeError: this library has no grouped kernels yet."""
-    raise _no_grouped_kernels("get_cutlass_moe_mm_data")
+    """Writes what cutlass_moe_mm needs to know of a routing, and the permutations to and from rows sorted by expert.
+
+    Args:
+        topk_ids: [tokens, top_k] int32; outside [0, num_experts): not on this rank.
+        expert_offsets: [num_experts + 1] int32, the rows before each expert.
+        problem_sizes1, problem_sizes2: [num_experts, 3] int32: (m, n1, k) and (m, k, n), n1 = 2n where is_gated;
+            (n1, m, k) and (k, m, n) where topk_ids has at most 64 elements and blockscale_offsets is None.
+        input_permutation: tokens * top_k int32: the token of each row; untouched behind the last row.
+        output_permutation: tokens * top_k int32: the row of each choice, expert_offsets[-1] for a choice that went nowhere.
+        blockscale_offsets: [num_experts + 1] int32, **written**: sums of the counts, each rounded up to 128; or None.
+    """
+    _ops.get_cutlass_moe_mm_data(
+        topk_ids,
+        expert_offsets,
+        problem_sizes1,
+        problem_sizes2,
+        input_permutation,
+        output_permutation,
+        num_experts,
+        n,
+        k,
+        blockscale_offsets,
+        is_gated,
+    )
 
 
 def get_cutlass_moe_mm_problem_sizes_from_expert_offsets(
@@ -345,8 +389,10 @@ def get_cutlass_moe_mm_problem_sizes_from_expert_offsets(
     k: int,
     swap_ab: bool,
 ) -> None:
-    """Raises RuntimeError: this library has no grouped kernels yet."""
-    raise _no_grouped_kernels("get_cutlass_moe_mm_problem_sizes_from_expert_offsets")
+    """The problem sizes of get_cutlass_moe_mm_data (gated) from offsets, [experts + 1] int64; `swap_ab`: transposed."""
+    _ops.get_cutlass_moe_mm_problem_sizes_from_expert_offsets(
+        expert_first_token_offset, problem_sizes1, problem_sizes2, n, k, swap_ab
+    )
 
 
 def get_cutlass_batched_moe_mm_data(
@@ -359,5 +405,8 @@ def get_cutlass_batched_moe_mm_data(
     n: int,
     k: int,
 ) -> None:
-    """Raises RuntimeError: this library has no grouped kernels yet."""
-    raise _no_grouped_kernels("get_cutlass_batched_moe_mm_data")
+    """Offsets e * padded_m, [num_local_experts] int32, and the problem sizes (gated) of experts with padded_m rows each, of
+    which expert_num_tokens ([num_local_experts] int32) are used; transposed where there are at most 64 rows in all."""
+    _ops.get_cutlass_batched_moe_mm_data(
+        expert_offsets, problem_sizes1, problem_sizes2, expert_num_tokens, num_local_experts, padded_m, n, k
+    )
