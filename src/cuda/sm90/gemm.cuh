@@ -518,11 +518,12 @@ struct Gemm {
     const int weight_block = min((kSwap ? tile.row + row_offset : tile.column) / kScaleBlockElements, last_weight_block);
     const int next_weight_block = min(weight_block + 1, last_weight_block);
     const int second_block = (weight_block + 1) * kScaleBlockElements - tile.column;
-    const std::int64_t k_stride = p.block_scales ? p.scale_b_k_stride : 0;
-    const float* weights0 = p.scale_b + (p.block_scales ? weight_block * p.scale_b_stride + cta.k_begin * k_stride : 0);
-    const float* weights1 = p.scale_b + (p.block_scales ? next_weight_block * p.scale_b_stride + cta.k_begin * k_stride : 0);
+    const std::int64_t k_stride = p.scale_b_k_stride;
+    const float* weights0 = p.scale_b + weight_block * p.scale_b_stride + cta.k_begin * k_stride;
+    const float* weights1 = p.scale_b + next_weight_block * p.scale_b_stride + cta.k_begin * k_stride;
+    const bool block_scales = p.block_scales;
     const auto weight_scale = [&](const float* from, int block) {
-      return p.block_scales ? __ldg(from + block * k_stride) : 1.0f;
+      return block_scales ? __ldg(from + block * k_stride) : 1.0f;
     };
 #pragma unroll
     for (int slab = 0; slab < kSlabs; ++slab)
@@ -660,6 +661,7 @@ struct Gemm {
                                                     Accumulator (&sums)[kSlabs][kAccumulators], int& stored_chunks) {
     const int buffer = done % kVectorBuffers;  // ping-pong: one a warpgroup, or parities could alias
     ptx::barrier_wait(vectors_full(cta, buffer), (done / kVectorBuffers) & 1);
+    const bool plain = p.bias == nullptr && (kFloat || p.azp_adj == nullptr);
 #pragma unroll
     for (int slab = 0; slab < kSlabs; ++slab) {
       const int slab_row = first_row + slab * kSlabRows;
@@ -670,7 +672,10 @@ struct Gemm {
         const int chunk_column = first_column + offset;
         if (chunk_column >= column_limit(p)) break;
         float values[kGroups][4];
-        scale_chunk(p, cta, buffer, slab, chunk_column, offset, row_vectors, sums, values);
+        if (plain)
+          scale_chunk<false>(p, cta, buffer, slab, chunk_column, offset, row_vectors, sums, values);
+        else
+          scale_chunk<true>(p, cta, buffer, slab, chunk_column, offset, row_vectors, sums, values);
         if (p.output == OutputKind::float32)
           store_chunk_float32(p, slab_row, chunk_column, values);
         else
@@ -680,6 +685,9 @@ struct Gemm {
     ptx::barrier_arrive(vectors_full(cta, buffer) + 8);
   }
 
+  // kAdds: there is a bias or a zero point. Without, the bias is -0, which fma32 adds without a trace: not even a zero's sign
+  // changes, and rn32(scale_a * t) is what is left.
+  template <bool kAdds>
   static __device__ __forceinline__ void scale_chunk(const Parameters& p, const Cta& cta, int buffer, int slab,
                                                      int chunk_column, int offset, const RowVectors& row_vectors,
                                                      const Accumulator (&sums)[kSlabs][kAccumulators],
@@ -687,13 +695,12 @@ struct Gemm {
     const int lane = threadIdx.x % 32;
     const std::uint32_t column_vectors = vectors(cta, buffer);
     const int pair = offset + lane % 4 * 2;  // this thread's columns in the first group
-    const bool adds = p.bias != nullptr || (!kFloat && p.azp_adj != nullptr);
 #pragma unroll
     for (int group = 0; group < kGroups; ++group) {
       Accumulator acc[4];
 #pragma unroll
       for (int i = 0; i < 4; ++i) acc[i] = sums[slab][(offset / 8 + group) * 4 + i];
-      if constexpr (!kFloat)
+      if constexpr (kAdds && !kFloat)
         if (p.azp_adj) {
           const int2 column_zero = ptx::load_shared_int2(column_vectors + kZeroPointsAt + (pair + group * 8) * 4);
 #pragma unroll
@@ -704,17 +711,19 @@ struct Gemm {
                     static_cast<std::uint32_t>(i % 2 == 0 ? column_zero.x : column_zero.y));
         }
       const float2 column_scale = ptx::load_shared_float2(column_vectors + (pair + group * 8) * 4);
-      float column_bias[2] = {0.0f, 0.0f};
-      if constexpr (!kSwap)
+      float bias[4];  // by accumulator
+#pragma unroll
+      for (int i = 0; i < 4; ++i) bias[i] = !kAdds ? -0.0f : kSwap ? row_vectors.bias[slab][i / 2] : 0.0f;
+      if constexpr (kAdds && !kSwap)
         if (p.bias) {
           if (p.output == OutputKind::float32) {
 #pragma unroll
             for (int i = 0; i < 2; ++i)
-              column_bias[i] = load_bias(p, min(chunk_column + lane % 4 * 2 + group * 8 + i, p.n - 1));
+              bias[i] = bias[i + 2] = load_bias(p, min(chunk_column + lane % 4 * 2 + group * 8 + i, p.n - 1));
           } else {
             const std::uint32_t two = ptx::load_shared_word(column_vectors + kBiasesAt + (pair + group * 8) * 2);
-            column_bias[0] = widen(p, static_cast<std::uint16_t>(two));
-            column_bias[1] = widen(p, static_cast<std::uint16_t>(two >> 16));
+            bias[0] = bias[2] = widen(p, static_cast<std::uint16_t>(two));
+            bias[1] = bias[3] = widen(p, static_cast<std::uint16_t>(two >> 16));
           }
         }
 #pragma unroll
@@ -725,10 +734,7 @@ struct Gemm {
           sum = acc[i];
         else
           sum = __int2float_rn(acc[i]);
-        const float weighted = __fmul_rn(kSwap ? of_row : of_column, sum);
-        const float token_scale = kSwap ? of_column : of_row;
-        values[group][i] = adds ? __fmaf_rn(token_scale, weighted, kSwap ? row_vectors.bias[slab][i / 2] : column_bias[i % 2])
-                                : __fmul_rn(token_scale, weighted);
+        values[group][i] = __fmaf_rn(kSwap ? of_column : of_row, __fmul_rn(kSwap ? of_row : of_column, sum), bias[i]);
       }
     }
   }
@@ -774,19 +780,24 @@ struct Gemm {
     if (thread == 0) ptx::store_wait_read<kStagingBuffers - 1>();
     ptx::named_barrier_sync(kStagingBarrier + warpgroup, 128);
     const int in_matrix = lane % 8, half = lane / 8 % 2, second = lane / 16;  // matrices: (group, rows 0-7), (group, rows 8-15), ...
+    std::uint32_t packed[kGroups][2];
+    if (p.output == OutputKind::float16) {
+#pragma unroll
+      for (int group = 0; group < kGroups; ++group)
+#pragma unroll
+        for (int h = 0; h < 2; ++h) packed[group][h] = ptx::pack_float16(values[group][h * 2], values[group][h * 2 + 1]);
+    } else {
+#pragma unroll
+      for (int group = 0; group < kGroups; ++group)
+#pragma unroll
+        for (int h = 0; h < 2; ++h) packed[group][h] = ptx::pack_bfloat16(values[group][h * 2], values[group][h * 2 + 1]);
+    }
 #pragma unroll
     for (int group = 0; group < kGroups; group += 2) {
-      std::uint32_t packed[2][2];
-#pragma unroll
-      for (int i = 0; i < 2; ++i)
-#pragma unroll
-        for (int h = 0; h < 2; ++h) {
-          const float low = values[group + i][h * 2], high = values[group + i][h * 2 + 1];
-          packed[i][h] = p.output == OutputKind::float16 ? ptx::pack_float16(low, high) : ptx::pack_bfloat16(low, high);
-        }
       const int line = kSwap ? (group + second) * 8 + in_matrix : warp * 16 + half * 8 + in_matrix;
       const int piece = kSwap ? warp * 2 + half : group + second;  // 16 bytes of a line
-      ptx::store_matrices<kSwap>(staging + staged(line, piece), packed[0][0], packed[0][1], packed[1][0], packed[1][1]);
+      ptx::store_matrices<kSwap>(staging + staged(line, piece), packed[group][0], packed[group][1], packed[group + 1][0],
+                                 packed[group + 1][1]);
     }
     ptx::fence_for_copy_engine();
     ptx::named_barrier_sync(kStagingBarrier + warpgroup, 128);
