@@ -35,8 +35,8 @@ std::string accepted_text(const ScaleShape& shape, bool by_numel) {
     row = "shape [" + outer + "], ";
     row += shape.k_first ? "[1, " + outer + "] or [" + outer + ", 1]" : "or [" + outer + ", 1]";
   }
-  const std::string grid = shape.k_first ? list_text({shape.k_blocks, shape.outer_blocks})
-                                         : list_text({shape.outer_blocks, shape.k_blocks});
+  const std::string grid =
+      shape.k_first ? list_text({shape.k_blocks, shape.outer_blocks}) : list_text({shape.outer_blocks, shape.k_blocks});
   return "1 element (TensorWise), " + row + " (RowWise) or shape " + grid +
          (shape.k_first ? " (BlockWise128x128)" : " (BlockWise1x128)");
 }
@@ -121,8 +121,7 @@ void check_scales(Checker& check, const ScaledMmArguments& arguments, const Scal
 std::int64_t check_vector(Checker& check, const char* argument, const TensorView& view, std::int64_t length,
                           const char* letter, bool any_rank) {
   if (!check.ok()) return 0;
-  const bool shape_fits =
-      any_rank ? numel(view).value_or(-1) == length : view.rank == 1 && view.sizes[0] == length;
+  const bool shape_fits = any_rank ? numel(view).value_or(-1) == length : view.rank == 1 && view.sizes[0] == length;
   const std::optional<std::int64_t> stride = vector_stride(view);
   if (!shape_fits || !stride) {
     const std::string wanted = any_rank ? std::to_string(length) + " evenly spaced elements (" + letter + ")"
@@ -155,13 +154,13 @@ Status validate(const ScaledMmArguments& arguments, GemmProblem& problem) {
   problem.input_dtype = a.dtype;
   problem.m = a.sizes[0];
   problem.k = a.sizes[1];
-  if (problem.k > 1 && a.strides[1] != 1)
+  if (problem.m > 0 && problem.k > 1 && a.strides[1] != 1)  // an empty tensor's strides say nothing
     check.fail("a row-major (stride(1) == 1)", layout_text(a), "pass a.contiguous()");
   problem.a = a.data;
   problem.a_stride = problem.m > 1 ? a.strides[0] : problem.k;
   if (check.ok() && a.dtype == DType::int8 && problem.k > kMaxInt8K)
-    check.fail("k of at most 131071 for int8 (the sum is exact in int32 up to there)", "k = " + std::to_string(problem.k),
-               "split k and add the results, or use float8_e4m3fn");
+    check.fail("k of at most 131071 for int8 (the sum is exact in int32 up to there)",
+               "k = " + std::to_string(problem.k), "split k and add the results, or use float8_e4m3fn");
 
   check.tensor("b", b, {a.dtype}, &a.device);
   check.rank("b", b, 2, "[k, n]");
@@ -170,7 +169,7 @@ Status validate(const ScaledMmArguments& arguments, GemmProblem& problem) {
   if (b.sizes[0] != problem.k)
     check.fail("b with as many rows as a has columns (k = " + std::to_string(problem.k) + ")", layout_text(b),
                "pass weight.t() of an [n, k] weight with the same k as a");
-  if (check.ok() && problem.k > 1 && b.strides[0] != 1)
+  if (check.ok() && problem.n > 0 && problem.k > 1 && b.strides[0] != 1)
     check.fail("b column-major (stride(0) == 1)", layout_text(b), "pass weight.t() of a contiguous [n, k] weight");
   problem.b = b.data;
   problem.b_stride = problem.n > 1 ? b.strides[1] : problem.k;
@@ -214,11 +213,11 @@ Status validate(const ScaledMmArguments& arguments, GemmProblem& problem) {
     if (check.ok() && (out.sizes[0] != problem.m || out.sizes[1] != problem.n))
       check.fail("out of shape " + list_text({problem.m, problem.n}), layout_text(out),
                  "allocate out as torch.empty(m, n)");
-    if (check.ok() && problem.n > 1 && out.strides[1] != 1)
+    if (check.ok() && problem.m > 0 && problem.n > 1 && out.strides[1] != 1)
       check.fail("out row-major (stride(1) == 1)", layout_text(out), "allocate out as torch.empty(m, n)");
-    if (check.ok() && problem.m > 1 && out.strides[0] < problem.n)
-      check.fail("out whose rows do not share elements (stride(0) >= " + std::to_string(problem.n) + ")", layout_text(out),
-                 "allocate out as torch.empty(m, n)");
+    if (check.ok() && problem.m > 1 && problem.n > 0 && out.strides[0] < problem.n)
+      check.fail("out whose rows do not share elements (stride(0) >= " + std::to_string(problem.n) + ")",
+                 layout_text(out), "allocate out as torch.empty(m, n)");
     if (check.ok()) {
       problem.out = const_cast<void*>(out.data);
       problem.out_stride = problem.m > 1 ? out.strides[0] : problem.n;
@@ -234,7 +233,8 @@ Status validate(const ScaledMmArguments& arguments, GemmProblem& problem) {
     std::int64_t bytes = 0;
     if (__builtin_mul_overflow(problem.m, problem.n, &bytes) ||
         __builtin_mul_overflow(bytes, size_in_bytes(output_dtype), &bytes))
-      check.fail("an output of less than 2^63 bytes", "m = " + std::to_string(problem.m) + ", n = " + std::to_string(problem.n), "split m or n");
+      check.fail("an output of less than 2^63 bytes",
+                 "m = " + std::to_string(problem.m) + ", n = " + std::to_string(problem.n), "split m or n");
   }
   problem.fast_accumulation = arguments.fast_accumulation;
   problem.deterministic = arguments.deterministic;

@@ -28,7 +28,8 @@ std::optional<std::int64_t> span_bytes(const TensorView& view) {
   for (std::int32_t d = 0; d < view.rank; ++d) {
     if (view.sizes[d] == 0) return 0;
     std::int64_t extent = 0;
-    if (__builtin_mul_overflow(view.sizes[d] - 1, view.strides[d], &extent) || __builtin_add_overflow(last, extent, &last))
+    if (__builtin_mul_overflow(view.sizes[d] - 1, view.strides[d], &extent) ||
+        __builtin_add_overflow(last, extent, &last))
       return std::nullopt;
   }
   std::int64_t bytes = 0;
@@ -40,7 +41,8 @@ std::optional<std::int64_t> span_bytes(const TensorView& view) {
 
 }  // namespace
 
-Status violation(const char* operator_name, const std::string& expected, const std::string& got, const std::string& fix) {
+Status violation(const char* operator_name, const std::string& expected, const std::string& got,
+                 const std::string& fix) {
   return Status(std::string(operator_name) + ": expected " + expected + "; got " + got + "; fix: " + fix + ".");
 }
 
@@ -92,6 +94,7 @@ std::optional<Rows> as_rows(const TensorView& view) {
   merged.column_stride = view.rank > 0 && merged.columns > 1 ? view.strides[view.rank - 1] : 0;
   bool empty = merged.columns == 0;
   for (std::int32_t d = 0; d + 1 < view.rank; ++d) empty = empty || view.sizes[d] == 0;
+  if (empty) merged.column_stride = merged.columns > 1 ? 1 : 0;  // strides of an empty tensor say nothing
   // From the innermost leading dimension outwards: each must continue the one inside it.
   for (std::int32_t d = view.rank - 2; d >= 0; --d) {
     const std::int64_t size = view.sizes[d];
@@ -210,7 +213,8 @@ void Checker::tensor(const char* argument, const TensorView& view, std::initiali
   }
   for (std::int32_t d = 0; d < view.rank; ++d)
     if (view.sizes[d] < 0 || view.strides[d] < 0)
-      return fail(argument_name + " with sizes and strides >= 0", layout_text(view), "pass a tensor that torch could make");
+      return fail(argument_name + " with sizes and strides >= 0", layout_text(view),
+                  "pass a tensor that torch could make");
   const std::optional<std::int64_t> span = span_bytes(view);
   if (!span || !numel(view))
     return fail(argument_name + " that spans less than 2^63 bytes", layout_text(view), "pass a smaller tensor");
@@ -238,9 +242,10 @@ void Checker::no_overlap(const char* output_name, const TensorView& output, cons
   if (!ok() || !output.given() || !input.given()) return;
   const std::optional<ByteRows> x = addressed(output), y = addressed(input);
   if (!x || !y || !overlap(*x, *y)) return;
-  fail(std::string(output_name) + " that shares no byte with " + input_name, std::string(output_name) + " with " +
-           layout_text(output) + " over " + input_name + " with " + layout_text(input),
-       "pass a separate tensor for " + std::string(output_name));
+  fail(
+      std::string(output_name) + " that shares no byte with " + input_name,
+      std::string(output_name) + " with " + layout_text(output) + " over " + input_name + " with " + layout_text(input),
+      "pass a separate tensor for " + std::string(output_name));
 }
 
 }  // namespace evergemm::validation

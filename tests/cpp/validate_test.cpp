@@ -19,7 +19,9 @@ class Tensor {
  public:
   Tensor() = default;
   Tensor(DType dtype, std::vector<std::int64_t> sizes) { set(dtype, sizes, contiguous(sizes)); }
-  Tensor(DType dtype, std::vector<std::int64_t> sizes, std::vector<std::int64_t> strides) { set(dtype, sizes, strides); }
+  Tensor(DType dtype, std::vector<std::int64_t> sizes, std::vector<std::int64_t> strides) {
+    set(dtype, sizes, strides);
+  }
 
   static std::vector<std::int64_t> contiguous(const std::vector<std::int64_t>& sizes) {
     std::vector<std::int64_t> strides(sizes.size());
@@ -70,7 +72,8 @@ class Tensor {
     given_ = true;
     std::int64_t last = 1;
     for (std::size_t d = 0; d < sizes.size(); ++d) last += std::max<std::int64_t>(sizes[d] - 1, 0) * strides[d];
-    bytes_ = std::make_shared<std::vector<std::max_align_t>>(static_cast<std::size_t>(last) * 8 / sizeof(std::max_align_t) + 8);
+    bytes_ = std::make_shared<std::vector<std::max_align_t>>(
+        static_cast<std::size_t>(last) * 8 / sizeof(std::max_align_t) + 8);
     byte_size_ = last * std::max<std::int64_t>(size_in_bytes(type), 1);
     storage_bytes = byte_size_;
   }
@@ -99,7 +102,8 @@ struct Gemm {
   const char* name = "scaled_mm";
 
   Gemm() = default;
-  Gemm(DType type, std::int64_t rows, std::int64_t columns, std::int64_t depth) : m(rows), n(columns), k(depth), input(type) {}
+  Gemm(DType type, std::int64_t rows, std::int64_t columns, std::int64_t depth)
+      : m(rows), n(columns), k(depth), input(type) {}
 
   std::string error(GemmProblem* result = nullptr) const {
     ScaledMmArguments arguments;
@@ -137,7 +141,8 @@ const GemmRule kGemmRules[] = {
     {"dtype of a", [](Gemm& g) { g.a = Tensor(DType::bfloat16, {3, 7}); },
      "scaled_mm: expected a of dtype int8 or float8_e4m3fn; got bfloat16; fix: convert or quantize a to one of them."},
     {"unknown dtype", [](Gemm& g) { g.a.dtype = static_cast<DType>(99); },
-     "scaled_mm: expected a of dtype int8 or float8_e4m3fn; got dtype code 99; fix: convert or quantize a to one of them."},
+     "scaled_mm: expected a of dtype int8 or float8_e4m3fn; got dtype code 99; fix: convert or quantize a to one of "
+     "them."},
     {"device of a", [](Gemm& g) { g.a.device = {DeviceType::other, 0}; },
      "scaled_mm: expected a on cpu or cuda; got a device of another kind; fix: move the tensors to one of them."},
     {"rank of a", [](Gemm& g) { g.a = Tensor(DType::int8, {1, 3, 7}); },
@@ -149,7 +154,8 @@ const GemmRule kGemmRules[] = {
        g.a = Tensor(DType::int8, {1, 131072});
        g.b = Tensor(DType::int8, {131072, 5}, {1, 131072});
      },
-     "scaled_mm: expected k of at most 131071 for int8 (the sum is exact in int32 up to there); got k = 131072; fix: split "
+     "scaled_mm: expected k of at most 131071 for int8 (the sum is exact in int32 up to there); got k = 131072; fix: "
+     "split "
      "k and add the results, or use float8_e4m3fn."},
     {"dtype of b", [](Gemm& g) { g.b.dtype = DType::float8_e4m3fn; },
      "scaled_mm: expected b of dtype int8; got float8_e4m3fn; fix: pass b.to(torch.int8)."},
@@ -162,16 +168,20 @@ const GemmRule kGemmRules[] = {
      "scaled_mm: expected b column-major (stride(0) == 1); got shape [7, 5], strides [5, 1]; fix: pass weight.t() of a "
      "contiguous [n, k] weight."},
     {"span of b", [](Gemm& g) { g.b.storage_bytes = 34; },
-     "scaled_mm: expected b inside its storage (35 bytes from its first element); got 34 bytes left in the storage, shape "
+     "scaled_mm: expected b inside its storage (35 bytes from its first element); got 34 bytes left in the storage, "
+     "shape "
      "[7, 5], strides [1, 7]; fix: do not resize the storage of a tensor in use, or pass a fresh one."},
     {"span of a scale", [](Gemm& g) { g.scale_b.storage_bytes = 16; },
-     "scaled_mm: expected scale_b inside its storage (20 bytes from its first element); got 16 bytes left in the storage, "
+     "scaled_mm: expected scale_b inside its storage (20 bytes from its first element); got 16 bytes left in the "
+     "storage, "
      "shape [5], strides [1]; fix: do not resize the storage of a tensor in use, or pass a fresh one."},
     {"negative stride", [](Gemm& g) { g.a.strides[0] = -7; },
-     "scaled_mm: expected a with sizes and strides >= 0; got shape [3, 7], strides [-7, 1]; fix: pass a tensor that torch "
+     "scaled_mm: expected a with sizes and strides >= 0; got shape [3, 7], strides [-7, 1]; fix: pass a tensor that "
+     "torch "
      "could make."},
     {"overflowing span", [](Gemm& g) { g.a.strides[0] = INT64_MAX / 2 + 1; },
-     "scaled_mm: expected a that spans less than 2^63 bytes; got shape [3, 7], strides [4611686018427387904, 1]; fix: pass "
+     "scaled_mm: expected a that spans less than 2^63 bytes; got shape [3, 7], strides [4611686018427387904, 1]; fix: "
+     "pass "
      "a smaller tensor."},
     {"alignment", [](Gemm& g) { g.scale_b.byte_offset = 2; },
      "scaled_mm: expected scale_b aligned to its element (4 bytes); got an address that is 2 bytes off; fix: pass "
@@ -184,26 +194,30 @@ const GemmRule kGemmRules[] = {
      "float8_e4m3fn operands without zero points)."},
     {"row form of scale_a", [](Gemm& g) { g.scale_a = Tensor(DType::float32, {1, 3}); },
      "scaled_mm: expected scale_a of 1 element (TensorWise), shape [3], or [3, 1] (RowWise) or shape [3, 1] "
-     "(BlockWise1x128); got shape [1, 3], strides [3, 1]; fix: pass a scale of one of these shapes (block scales are for "
+     "(BlockWise1x128); got shape [1, 3], strides [3, 1]; fix: pass a scale of one of these shapes (block scales are "
+     "for "
      "float8_e4m3fn operands without zero points)."},
     {"shape of scale_b",
      [](Gemm& g) {
        g = Gemm(DType::float8_e4m3fn, 3, 300, 200);
        g.scale_b = Tensor(DType::float32, {3, 2});
      },
-     "scaled_mm: expected scale_b of 1 element (TensorWise), shape [300], [1, 300] or [300, 1] (RowWise) or shape [2, 3] "
+     "scaled_mm: expected scale_b of 1 element (TensorWise), shape [300], [1, 300] or [300, 1] (RowWise) or shape [2, "
+     "3] "
      "(BlockWise128x128); got shape [3, 2], strides [2, 1]; fix: pass a scale of one of these shapes."},
     {"blocks for one operand",
      [](Gemm& g) {
        g = Gemm(DType::float8_e4m3fn, 3, 300, 200);
        g.scale_a = Tensor(DType::float32, {3, 2});
      },
-     "scaled_mm: expected scale_a and scale_b both in blocks, or both TensorWise or RowWise; got scale_a of shape [3, 2] "
+     "scaled_mm: expected scale_a and scale_b both in blocks, or both TensorWise or RowWise; got scale_a of shape [3, "
+     "2] "
      "with scale_b of shape [300]; fix: pass block scales for both operands or for none."},
     {"dtype of bias", [](Gemm& g) { g.bias = Tensor(DType::float32, {5}); },
      "scaled_mm: expected bias of dtype bfloat16; got float32; fix: pass bias.to(torch.bfloat16)."},
     {"shape of bias", [](Gemm& g) { g.bias = Tensor(DType::bfloat16, {1, 5}); },
-     "scaled_mm: expected bias of shape [5] ([n]); got shape [1, 5], strides [5, 1]; fix: pass a vector with one value for "
+     "scaled_mm: expected bias of shape [5] ([n]); got shape [1, 5], strides [5, 1]; fix: pass a vector with one value "
+     "for "
      "each of the 5 columns of b."},
     {"out_dtype", [](Gemm& g) { g.output = DType::int8; },
      "scaled_mm: expected out_dtype bfloat16, float16 or float32; got int8; fix: choose one of them."},
@@ -211,12 +225,14 @@ const GemmRule kGemmRules[] = {
      "scaled_mm: expected out of dtype bfloat16, float16 or float32; got int32; fix: convert or quantize out to one of "
      "them."},
     {"shape of out", [](Gemm& g) { g.out = Tensor(DType::bfloat16, {5, 3}); },
-     "scaled_mm: expected out of shape [3, 5]; got shape [5, 3], strides [3, 1]; fix: allocate out as torch.empty(m, n)."},
+     "scaled_mm: expected out of shape [3, 5]; got shape [5, 3], strides [3, 1]; fix: allocate out as torch.empty(m, "
+     "n)."},
     {"out row-major", [](Gemm& g) { g.out = Tensor(DType::bfloat16, {3, 5}, {1, 3}); },
      "scaled_mm: expected out row-major (stride(1) == 1); got shape [3, 5], strides [1, 3]; fix: allocate out as "
      "torch.empty(m, n)."},
     {"out with shared rows", [](Gemm& g) { g.out = Tensor(DType::bfloat16, {3, 5}, {4, 1}); },
-     "scaled_mm: expected out whose rows do not share elements (stride(0) >= 5); got shape [3, 5], strides [4, 1]; fix: "
+     "scaled_mm: expected out whose rows do not share elements (stride(0) >= 5); got shape [3, 5], strides [4, 1]; "
+     "fix: "
      "allocate out as torch.empty(m, n)."},
     {"out over a",
      [](Gemm& g) {
@@ -224,7 +240,8 @@ const GemmRule kGemmRules[] = {
        g.a = g.out.alias(DType::int8, {3, 7}, {32, 1}, 9);
        g.out = g.out.alias(DType::bfloat16, {3, 5}, {16, 1}, 0);
      },
-     "scaled_mm: expected out that shares no byte with a; got out with shape [3, 5], strides [16, 1] over a with shape [3, "
+     "scaled_mm: expected out that shares no byte with a; got out with shape [3, 5], strides [16, 1] over a with shape "
+     "[3, "
      "7], strides [32, 1]; fix: pass a separate tensor for out."},
     {"azp_adj missing",
      [](Gemm& g) {
@@ -245,7 +262,8 @@ const GemmRule kGemmRules[] = {
        g.name = "scaled_mm_azp";
        g.azp_adj = Tensor(DType::int32, {4});
      },
-     "scaled_mm_azp: expected azp_adj of shape [5] ([n]); got shape [4], strides [1]; fix: pass a vector with one value for "
+     "scaled_mm_azp: expected azp_adj of shape [5] ([n]); got shape [4], strides [1]; fix: pass a vector with one "
+     "value for "
      "each of the 5 columns of b."},
     {"numel of azp",
      [](Gemm& g) {
@@ -254,7 +272,8 @@ const GemmRule kGemmRules[] = {
        g.azp_adj = Tensor(DType::int32, {5});
        g.azp = Tensor(DType::int32, {4, 1});
      },
-     "scaled_mm_azp: expected azp of 3 evenly spaced elements (m); got shape [4, 1], strides [1, 1]; fix: pass a vector "
+     "scaled_mm_azp: expected azp of 3 evenly spaced elements (m); got shape [4, 1], strides [1, 1]; fix: pass a "
+     "vector "
      "with one value for each of the 3 rows of a."},
     {"drop-in scale names",
      [](Gemm& g) {
@@ -272,7 +291,8 @@ const GemmRule kGemmRules[] = {
        g.name = "cutlass_scaled_mm";
        g.out = Tensor(DType::float32, {3, 5});
      },
-     "cutlass_scaled_mm: expected out of dtype bfloat16 or float16; got float32; fix: convert or quantize out to one of "
+     "cutlass_scaled_mm: expected out of dtype bfloat16 or float16; got float32; fix: convert or quantize out to one "
+     "of "
      "them."},
 };
 
@@ -341,6 +361,18 @@ TEST(ValidateGemm, AcceptsEmptyAndSingleDimensions) {
       }
 }
 
+TEST(ValidateGemm, StridesOfEmptyTensorsSayNothing) {
+  Gemm gemm;  // numpy hands (0, 7) over with strides (0, 0)
+  gemm.a = Tensor(DType::int8, {0, 7}, {0, 0});
+  gemm.out = Tensor(DType::bfloat16, {0, 5}, {0, 0});
+  EXPECT_EQ(gemm.error(), "");
+  gemm = Gemm();
+  gemm.b = Tensor(DType::int8, {7, 0}, {0, 0});
+  gemm.scale_b = Tensor(DType::float32, {1});
+  gemm.out = Tensor(DType::bfloat16, {3, 0}, {0, 0});
+  EXPECT_EQ(gemm.error(), "");
+}
+
 TEST(ValidateGemm, OverlapIsJudgedByTheBytesAddressed) {
   // a in the left half of each row of one buffer, out in the right half: interleaved, nothing shared.
   const Tensor buffer(DType::int8, {3, 64});
@@ -351,8 +383,8 @@ TEST(ValidateGemm, OverlapIsJudgedByTheBytesAddressed) {
   gemm.out = buffer.alias(DType::bfloat16, {3, 5}, {32, 1}, 6);
   EXPECT_NE(gemm.error().find("shares no byte with a"), std::string::npos);
   // rows of different pitch that meet once, in the last row
-  gemm.a = buffer.alias(DType::int8, {3, 7}, {20, 1}, 0);                 // 0-6, 20-26, 40-46
-  gemm.out = buffer.alias(DType::bfloat16, {3, 5}, {8, 1}, 8);            // 8-17, 24-33, 40-49
+  gemm.a = buffer.alias(DType::int8, {3, 7}, {20, 1}, 0);       // 0-6, 20-26, 40-46
+  gemm.out = buffer.alias(DType::bfloat16, {3, 5}, {8, 1}, 8);  // 8-17, 24-33, 40-49
   EXPECT_NE(gemm.error().find("shares no byte with a"), std::string::npos);
 }
 
@@ -414,13 +446,16 @@ struct QuantizeRule {
 
 const QuantizeRule kQuantizeRules[] = {
     {"dtype of x", [](Quantize& t) { t.x = Tensor(DType::float64, {3, 10}); },
-     "quantize_per_tensor: expected x of dtype bfloat16, float16 or float32; got float64; fix: convert or quantize x to one "
+     "quantize_per_tensor: expected x of dtype bfloat16, float16 or float32; got float64; fix: convert or quantize x "
+     "to one "
      "of them."},
     {"rows of x", [](Quantize& t) { t.x = Tensor(DType::bfloat16, {3, 10}, {1, 3}); },
-     "quantize_per_tensor: expected x whose rows are contiguous and evenly spaced; got shape [3, 10], strides [1, 3]; fix: "
+     "quantize_per_tensor: expected x whose rows are contiguous and evenly spaced; got shape [3, 10], strides [1, 3]; "
+     "fix: "
      "pass x.contiguous()."},
     {"leading dimensions of x", [](Quantize& t) { t.x = Tensor(DType::bfloat16, {2, 3, 10}, {40, 12, 1}); },
-     "quantize_per_tensor: expected x whose rows are contiguous and evenly spaced; got shape [2, 3, 10], strides [40, 12, "
+     "quantize_per_tensor: expected x whose rows are contiguous and evenly spaced; got shape [2, 3, 10], strides [40, "
+     "12, "
      "1]; fix: pass x.contiguous()."},
     {"rank of x",
      [](Quantize& t) {
@@ -437,7 +472,8 @@ const QuantizeRule kQuantizeRules[] = {
        t.arguments.scheme = QuantizeScheme::with_given_scale;
        t.given_scale = Tensor(DType::float32, {4});
      },
-     "quantize_static: expected scale of 1 element (TensorWise), shape [3] or [3, 1] (RowWise), [3, 1] (BlockWise1x128) or "
+     "quantize_static: expected scale of 1 element (TensorWise), shape [3] or [3, 1] (RowWise), [3, 1] "
+     "(BlockWise1x128) or "
      "[1, 1] (BlockWise128x128); got shape [4], strides [1]; fix: pass a scale of one of these shapes."},
     {"group size",
      [](Quantize& t) {
@@ -473,7 +509,8 @@ const QuantizeRule kQuantizeRules[] = {
        t.arguments.group_columns = 4;
        t.x = Tensor(DType::bfloat16, {2, 3, 10});
      },
-     "quantize_per_block: expected w of rank 2 [n, k]; got shape [2, 3, 10], strides [30, 10, 1]; fix: reshape w to [n, "
+     "quantize_per_block: expected w of rank 2 [n, k]; got shape [2, 3, 10], strides [30, 10, 1]; fix: reshape w to "
+     "[n, "
      "k]."},
     {"activation",
      [](Quantize& t) {
@@ -482,7 +519,8 @@ const QuantizeRule kQuantizeRules[] = {
        t.arguments.source = QuantizeSource::activation;
        t.arguments.activation = 3;
      },
-     "activate_and_quantize: expected activation 0 (silu), 1 (gelu) or 2 (relu squared); got 3; fix: choose one of them."},
+     "activate_and_quantize: expected activation 0 (silu), 1 (gelu) or 2 (relu squared); got 3; fix: choose one of "
+     "them."},
     {"odd halves",
      [](Quantize& t) {
        t.arguments.operator_name = "activate_and_quantize";
@@ -491,7 +529,8 @@ const QuantizeRule kQuantizeRules[] = {
        t.arguments.gated = true;
        t.x = Tensor(DType::bfloat16, {3, 9});
      },
-     "activate_and_quantize: expected an even last dimension of x (gate and up halves); got shape [3, 9], strides [9, 1]; "
+     "activate_and_quantize: expected an even last dimension of x (gate and up halves); got shape [3, 9], strides [9, "
+     "1]; "
      "fix: pass x with both halves."},
     {"negative group of a fused quantizer",
      [](Quantize& t) {
@@ -508,7 +547,8 @@ const QuantizeRule kQuantizeRules[] = {
        t.arguments.source = QuantizeSource::rms_norm;
        t.weight = Tensor(DType::bfloat16, {9});
      },
-     "rms_norm_quantize: expected weight of shape [10]; got shape [9], strides [1]; fix: pass one value for each column of "
+     "rms_norm_quantize: expected weight of shape [10]; got shape [9], strides [1]; fix: pass one value for each "
+     "column of "
      "x."},
     {"residual over x",
      [](Quantize& t) {
@@ -518,7 +558,8 @@ const QuantizeRule kQuantizeRules[] = {
        t.weight = Tensor(DType::bfloat16, {10});
        t.residual = t.x;
      },
-     "rms_norm_quantize: expected residual that shares no byte with x; got residual with shape [3, 10], strides [10, 1] "
+     "rms_norm_quantize: expected residual that shares no byte with x; got residual with shape [3, 10], strides [10, "
+     "1] "
      "over x with shape [3, 10], strides [10, 1]; fix: pass a separate tensor for residual."},
     {"shape of residual",
      [](Quantize& t) {
@@ -528,7 +569,8 @@ const QuantizeRule kQuantizeRules[] = {
        t.weight = Tensor(DType::bfloat16, {10});
        t.residual = Tensor(DType::bfloat16, {3, 9});
      },
-     "rms_norm_quantize: expected residual of the shape of x (last dimension 10); got shape [3, 9], strides [9, 1]; fix: "
+     "rms_norm_quantize: expected residual of the shape of x (last dimension 10); got shape [3, 9], strides [9, 1]; "
+     "fix: "
      "allocate residual with that shape."},
     {"scale_upper_bound",
      [](Quantize& t) {
@@ -536,7 +578,8 @@ const QuantizeRule kQuantizeRules[] = {
        t.arguments.scheme = QuantizeScheme::per_row;
        t.bound = Tensor(DType::float32, {2});
      },
-     "quantize_per_token: expected scale_upper_bound of 1 element; got shape [2], strides [1]; fix: pass a scalar tensor."},
+     "quantize_per_token: expected scale_upper_bound of 1 element; got shape [2], strides [1]; fix: pass a scalar "
+     "tensor."},
     {"out_q dtype",
      [](Quantize& t) {
        t.arguments.operator_name = "quantize_per_token_asymmetric";
@@ -545,10 +588,12 @@ const QuantizeRule kQuantizeRules[] = {
      },
      "quantize_per_token_asymmetric: expected out_q of dtype int8; got float8_e4m3fn; fix: pass out_q.to(torch.int8)."},
     {"out_q shape", [](Quantize& t) { t.q = Tensor(DType::int8, {3, 9}); },
-     "quantize_per_tensor: expected out_q of the shape of x (last dimension 10); got shape [3, 9], strides [9, 1]; fix: "
+     "quantize_per_tensor: expected out_q of the shape of x (last dimension 10); got shape [3, 9], strides [9, 1]; "
+     "fix: "
      "allocate out_q with that shape."},
     {"out_q shared rows", [](Quantize& t) { t.q = Tensor(DType::int8, {3, 10}, {5, 1}); },
-     "quantize_per_tensor: expected out_q whose rows do not share elements; got shape [3, 10], strides [5, 1]; fix: pass "
+     "quantize_per_tensor: expected out_q whose rows do not share elements; got shape [3, 10], strides [5, 1]; fix: "
+     "pass "
      "out_q.contiguous()."},
     {"out_scale missing", [](Quantize& t) { t.q = Tensor(DType::int8, {3, 10}); },
      "quantize_per_tensor: expected a tensor for out_scale; got None; fix: pass out_scale."},
@@ -566,7 +611,8 @@ const QuantizeRule kQuantizeRules[] = {
        t.q = Tensor(DType::int8, {3, 10});
        t.scale = Tensor(DType::float32, {2});
      },
-     "quantize_per_token: expected out_scale of 3 evenly spaced elements; got shape [2], strides [1]; fix: allocate it as "
+     "quantize_per_token: expected out_scale of 3 evenly spaced elements; got shape [2], strides [1]; fix: allocate it "
+     "as "
      "torch.empty(3, 1, dtype=torch.float32)."},
     {"out_scale grid",
      [](Quantize& t) {
@@ -593,7 +639,8 @@ const QuantizeRule kQuantizeRules[] = {
        t.q = t.x.alias(DType::int8, {3, 10}, {10, 1}, 0);
        t.scale = Tensor(DType::float32, {1});
      },
-     "quantize_per_tensor: expected out_q that shares no byte with x; got out_q with shape [3, 10], strides [10, 1] over x "
+     "quantize_per_tensor: expected out_q that shares no byte with x; got out_q with shape [3, 10], strides [10, 1] "
+     "over x "
      "with shape [3, 10], strides [10, 1]; fix: pass a separate tensor for out_q."},
     {"drop-in input contiguous",
      [](Quantize& t) {
@@ -607,7 +654,8 @@ const QuantizeRule kQuantizeRules[] = {
        make_dropin(t, "per_token_group_fp8_quant", false);
        t.arguments.group_columns = 4;
      },
-     "per_token_group_fp8_quant: expected group_size that divides the last dimension of input (10); got 4; fix: choose a "
+     "per_token_group_fp8_quant: expected group_size that divides the last dimension of input (10); got 4; fix: choose "
+     "a "
      "divisor, usually 128."},
     {"drop-in q dtype",
      [](Quantize& t) {
@@ -621,7 +669,8 @@ const QuantizeRule kQuantizeRules[] = {
        make_dropin(t, "per_token_group_fp8_quant", false);
        t.q = Tensor(DType::float8_e4m3fn, {2, 10});
      },
-     "per_token_group_fp8_quant: expected output_q of the shape of input; got shape [2, 10], strides [10, 1]; fix: allocate "
+     "per_token_group_fp8_quant: expected output_q of the shape of input; got shape [2, 10], strides [10, 1]; fix: "
+     "allocate "
      "it as torch.empty_like(input, dtype=...)."},
     {"drop-in range",
      [](Quantize& t) {
@@ -678,12 +727,15 @@ TEST(ValidateQuantize, GivenScaleOfEveryMode) {
 }
 
 TEST(ValidateQuantize, EmptyProblemsAreFine) {
-  for (QuantizeScheme scheme : {QuantizeScheme::per_tensor, QuantizeScheme::per_row, QuantizeScheme::per_row_asymmetric}) {
+  for (QuantizeScheme scheme :
+       {QuantizeScheme::per_tensor, QuantizeScheme::per_row, QuantizeScheme::per_row_asymmetric}) {
     for (const std::vector<std::int64_t>& shape : {std::vector<std::int64_t>{0, 10}, {3, 0}, {0, 0}, {0}}) {
       Quantize quantize;
       quantize.arguments.scheme = scheme;
-      quantize.x = Tensor(DType::bfloat16, shape);
+      quantize.x = Tensor(DType::bfloat16, shape, std::vector<std::int64_t>(shape.size(), 0));
       QuantizeProblem problem;
+      EXPECT_EQ(quantize.error(&problem), "");
+      quantize.x = Tensor(DType::bfloat16, shape);
       EXPECT_EQ(quantize.error(&problem), "");
       EXPECT_GE(problem.group_rows, 1);
       EXPECT_GE(problem.group_columns, 1);
@@ -702,7 +754,8 @@ TEST(ValidatePermute, EveryRuleSaysExpectedGotFix) {
   for (const Case& c : {
            Case{good_a, good_perm, ""},
            Case{Tensor(DType::float32, {3, 4}), good_perm,
-                "permute_cols: expected A of dtype float16, bfloat16 or int16; got float32; fix: convert or quantize A to "
+                "permute_cols: expected A of dtype float16, bfloat16 or int16; got float32; fix: convert or quantize A "
+                "to "
                 "one of them."},
            Case{Tensor(DType::float16, {}), good_perm,
                 "permute_cols: expected A of rank 1 or more; got a scalar; fix: pass a matrix."},
@@ -710,9 +763,10 @@ TEST(ValidatePermute, EveryRuleSaysExpectedGotFix) {
                 "permute_cols: expected A contiguous; got shape [3, 4], strides [5, 1]; fix: pass A.contiguous()."},
            Case{good_a, Tensor(DType::int64, {4}),
                 "permute_cols: expected perm of dtype int32; got int64; fix: pass perm.to(torch.int32)."},
-           Case{good_a, Tensor(DType::int32, {3}),
-                "permute_cols: expected perm of 4 elements (one for each column of A); got shape [3], strides [1]; fix: "
-                "pass a permutation of range(A.size(-1)) as int32."},
+           Case{
+               good_a, Tensor(DType::int32, {3}),
+               "permute_cols: expected perm of 4 elements (one for each column of A); got shape [3], strides [1]; fix: "
+               "pass a permutation of range(A.size(-1)) as int32."},
        }) {
     PermuteArguments arguments;
     arguments.a = c.a.view();
