@@ -40,6 +40,8 @@ bench: .venv/.build-requirements
 
 gpu-test: .venv/.build-requirements
 	EVERGEMM_ARCHS=native pip install --quiet --no-build-isolation '.[test]'
+	cmake --preset gpu
+	cmake --build --preset gpu
 	python -m pytest tests/gpu --junitxml=build/gpu-test.xml
 
 abi-matrix: wheel
