@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The pictures: a roofline for bench, similarity and speed for demo. matplotlib, no display.
+
+Must not go here: measuring.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+# One colour a scheme in every picture (Okabe and Ito: told apart by colour-blind eyes too).
+COLOURS = {
+    "fp32": "#7f7f7f",
+    "int8": "#0072b2",
+    "fp8": "#d55e00",
+    "fp8-block": "#009e73",
+}
+_INK, _GRID = "#222222", "#dddddd"
+
+
+def _pyplot():
+    try:
+        import matplotlib
+    except ImportError as error:
+        raise ImportError(
+            f"expected matplotlib to draw the picture; got {error}; fix: pip install matplotlib."
+        ) from error
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as pyplot
+
+    pyplot.rcParams.update(
+        {
+            "font.size": 9,
+            "axes.edgecolor": _INK,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.grid": True,
+            "axes.axisbelow": True,
+            "grid.color": _GRID,
+            "grid.linewidth": 0.6,
+            "axes.titlesize": 10,
+            "axes.titleweight": "bold",
+            "axes.titlelocation": "left",
+            "legend.frameon": False,
+            "figure.facecolor": "white",
+        }
+    )
+    return pyplot
+
+
+def roofline(
+    path: Path,
+    points: Sequence[tuple[str, str, float, float]],
+    bandwidth: float,
+    title: str,
+    subtitle: str,
+) -> None:
+    """points: (scheme, implementation, operations per byte, operations per second); bandwidth in bytes per second.
+
+    The slope is the read bandwidth that was measured; the ceiling is the highest rate that any implementation reached."""
+    import numpy
+
+    pyplot = _pyplot()
+    figure, axes = pyplot.subplots(figsize=(8, 5), layout="constrained")
+    ceiling = max(rate for *_, rate in points)
+    lowest = min(intensity for *_, intensity, _ in points) / 2
+    highest = max(max(intensity for *_, intensity, _ in points) * 2, 2 * ceiling / bandwidth)
+    line = numpy.geomspace(lowest, highest, 200)
+    axes.plot(line, numpy.minimum(line * bandwidth, ceiling) / 1e9, color=_INK, linewidth=1.4)
+    axes.annotate(
+        f"read bandwidth {bandwidth / 1e9:.1f} GB/s",
+        (lowest * 1.15, lowest * 1.15 * bandwidth / 1e9),
+        xytext=(0, 10),
+        textcoords="offset points",
+        rotation_mode="anchor",
+        color=_INK,
+    )
+    axes.annotate(
+        f"best rate measured {ceiling / 1e9:,.0f} GOP/s",
+        (highest, ceiling / 1e9),
+        xytext=(0, 4),
+        textcoords="offset points",
+        ha="right",
+        color=_INK,
+    )
+    markers = dict(zip(dict.fromkeys(name for _, name, *_ in points), "oxs^vD*+", strict=False))
+    for (scheme, name), marker in {(s, n): markers[n] for s, n, *_ in points}.items():
+        chosen = [(x, y / 1e9) for s, n, x, y in points if (s, n) == (scheme, name)]
+        ours = name == "evergemm"
+        axes.scatter(
+            *zip(*chosen, strict=True),
+            marker=marker,
+            s=44 if ours else 26,
+            color=COLOURS.get(scheme, _INK),
+            alpha=1.0 if ours else 0.55,
+            linewidths=1.0,
+            label=f"{name}, {scheme}",
+            zorder=3 if ours else 2,
+        )
+    axes.set(xscale="log", yscale="log", xlabel="operations per byte", ylabel="GOP/s")
+    axes.legend(loc="lower right", fontsize=8)
+    figure.suptitle(title, x=0.01, ha="left", weight="bold", size=11)
+    axes.set_title(subtitle, weight="normal", size=9, color="#555555")
+    figure.savefig(path, dpi=150)
+    pyplot.close(figure)
+
+
+def demo(
+    path: Path,
+    reference: Sequence[float],
+    similarities: Mapping[str, Sequence[float]],
+    speeds: Mapping[str, float],
+    megabytes: Mapping[str, float],
+    recalls: Mapping[str, float],
+    title: str,
+    subtitle: str,
+) -> None:
+    """similarities: scheme -> cosine similarities of the same pairs as `reference` (those of fp32); speeds: scheme ->
+    sentences a second; megabytes: scheme -> linear layers' size; recalls: scheme -> recall@10."""
+    pyplot = _pyplot()
+    figure = pyplot.figure(figsize=(11, 6.6), layout="constrained")
+    grid = figure.add_gridspec(2, len(similarities) * 2, height_ratios=(1.25, 1))
+    low = min([*reference, *(value for values in similarities.values() for value in values)]) - 0.02
+    first = None
+    for column, (scheme, values) in enumerate(similarities.items()):
+        axes = figure.add_subplot(grid[0, 2 * column : 2 * column + 2], sharex=first, sharey=first)
+        first = first or axes
+        axes.plot([low, 1], [low, 1], color=_INK, linewidth=0.8, zorder=1)
+        axes.scatter(reference, values, s=4, alpha=0.35, linewidths=0, color=COLOURS.get(scheme, _INK), zorder=2)
+        axes.set(xlabel="cosine similarity, fp32", xlim=(low, 1.02), ylim=(low, 1.02), aspect="equal")
+        axes.set_title(f"{scheme}: recall@10 {recalls[scheme]:.3f}")
+        if column == 0:
+            axes.set_ylabel("cosine similarity, quantized")
+    half = len(similarities)
+    for place, (values, unit, heading) in enumerate(
+        (
+            (speeds, "{:,.0f}", "Speed: sentences per second"),
+            (megabytes, "{:.1f} MB", "Size of the linear layers"),
+        )
+    ):
+        axes = figure.add_subplot(grid[1, place * half : (place + 1) * half])
+        names = list(values)
+        bars = axes.barh(names, list(values.values()), color=[COLOURS.get(name, _INK) for name in names], height=0.62)
+        axes.bar_label(bars, [unit.format(value) for value in values.values()], padding=4)
+        axes.invert_yaxis()
+        axes.set_xlim(0, max(values.values()) * 1.18)
+        axes.grid(axis="y", visible=False)
+        axes.set_xticks([])
+        axes.spines["bottom"].set_visible(False)
+        axes.tick_params(axis="y", length=0)
+        axes.set_title(heading)
+    figure.suptitle(f"{title}\n", x=0.01, ha="left", weight="bold", size=12)
+    figure.text(0.0105, 0.952, subtitle, ha="left", size=9, color="#555555")
+    figure.savefig(path, dpi=150)
+    pyplot.close(figure)
