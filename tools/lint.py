@@ -6,6 +6,7 @@ python tools/lint.py [--fix]
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -25,9 +26,10 @@ def main() -> int:
         f"ruff check, {len(python)} files": ["ruff", "check", "--quiet", *(["--fix"] if fix else []), *python],
         f"ruff format, {len(python)} files": ["ruff", "format", "--quiet", *([] if fix else ["--check"]), *python],
     }
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     failed = 0
     for title, command in commands.items():
-        result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
         print(f"{title}: {'clean' if result.returncode == 0 else 'NOT CLEAN (python tools/lint.py --fix)'}")
         if result.returncode != 0:
             failed += 1
