@@ -513,8 +513,13 @@ void read_weight_scale(Checker& check, const char* argument, const TensorView& v
   const bool blocks_allowed = dtype == DType::float8_e4m3fn;
   const ExpertScaleShape shape{
       argument, experts, weights.n, ceil_divide(weights.n, kScaleBlock), ceil_divide(weights.k, kScaleBlock), true};
-  if (read_plain_expert_scale(view, shape, weights.scale, weights.scale_expert_stride)) return;
+  // The scale also says how the product's input is quantized, so that modes of equal value differ: rank decides. [e, 1, 1] is
+  // one block where an expert has one, and [e, 1] one column where it has one.
   if (blocks_allowed && read_block_expert_scale(view, shape, weights.scale, weights.scale_expert_stride)) return;
+  if (read_plain_expert_scale(view, shape, weights.scale, weights.scale_expert_stride)) {
+    if (view.rank > 1 && weights.n == 1) weights.scale.mode = ScaleMode::RowWise;
+    return;
+  }
   check.fail(std::string(argument) + " of " + accepted_text(shape, blocks_allowed), layout_text(view),
              blocks_allowed ? "pass a scale of one of these shapes"
                             : "pass a scale of one of these shapes (block scales are for float8_e4m3fn weights)");
