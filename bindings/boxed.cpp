@@ -3,7 +3,10 @@
 // Only std::runtime_error leaves it. Must not go here: arithmetic, launches, anything about a single operator.
 #include <dlfcn.h>
 
+#include <cstddef>
 #include <cstring>
+#include <new>
+#include <type_traits>
 #include <variant>
 
 #include "compat.h"
@@ -87,9 +90,12 @@ void call_boxed(const Schema& schema, const Operator& self, StableIValue* stack,
   (void)results;
   const TakenStack taken(schema, stack);
   const bool grad_mode = aoti_torch_grad_mode_is_enabled();
-  Argument values[kMaxArguments];
+  // Only as many as there are: a call costs little enough for the others' initialization to show.
+  alignas(Argument) std::byte memory[kMaxArguments * sizeof(Argument)];
+  static_assert(std::is_trivially_destructible_v<Argument>);
+  Argument* const values = reinterpret_cast<Argument*>(memory);
   for (std::int32_t i = 0; i < schema.arguments; ++i) {
-    Argument& value = values[i];
+    Argument& value = *new (&values[i]) Argument;
     value.kind = schema.argument[i].kind;
     switch (value.kind) {
       case Argument::Kind::tensor:

@@ -29,7 +29,7 @@ inline TensorView view_of(AtenTensorHandle handle, bool written, bool grad_mode,
   void* data = nullptr;
   AOTITorchError failed = aoti_torch_get_dtype(handle, &dtype);
   failed |= aoti_torch_get_device_type(handle, &device_type);
-  failed |= aoti_torch_get_device_index(handle, &device_index);
+  if (device_type != kCpuCode) failed |= aoti_torch_get_device_index(handle, &device_index);
   failed |= aoti_torch_get_dim(handle, &rank);
   failed |= aoti_torch_get_sizes(handle, &sizes);
   failed |= aoti_torch_get_strides(handle, &strides);
