@@ -92,12 +92,12 @@ def of_expert(scale_b: torch.Tensor, expert: int) -> torch.Tensor:
     return scale_b[expert].reshape(-1) if scale_b.dim() < 3 or scale_b.shape[1] == 1 else scale_b[expert]
 
 
-@pytest.mark.parametrize("kind", ["tensor", "row", "blocks"])
-@pytest.mark.parametrize("dtype", [torch.int8, FP8], ids=str)
+KINDS = [(torch.int8, "tensor"), (torch.int8, "row"), (FP8, "tensor"), (FP8, "row"), (FP8, "blocks")]
+
+
+@pytest.mark.parametrize("dtype, kind", KINDS, ids=str)
 @pytest.mark.parametrize("out_dtype", [torch.bfloat16, torch.float32], ids=str)
 def test_grouped_is_the_loop_over_experts(dtype, kind, out_dtype):
-    if kind == "blocks" and dtype == torch.int8:
-        pytest.skip("block scales are for float8")
     experts, rows, n, k = 5, 37, 130, 200
     a, b = matrix(dtype, rows, k), matrix(dtype, experts, n, k).transpose(1, 2)
     scale_a, scale_b = scales(kind, (rows,), experts, n, k)
@@ -236,8 +236,7 @@ def relative_error(result: torch.Tensor, wanted: torch.Tensor) -> float:
     return float((result.double() - wanted).norm() / wanted.norm())
 
 
-KINDS = [(torch.int8, "tensor"), (torch.int8, "row"), (FP8, "tensor"), (FP8, "row"), (FP8, "blocks")]
-# Quantization's own error in such a layer, twice the largest that was measured for the kind; a neighbour's expert gives 1.4.
+# Quantization's own error in such a layer: measured, at most 0.036 (int8) and 0.069 (fp8). Another expert's weights: above 1.
 ERROR = {torch.int8: 0.05, FP8: 0.1}
 
 
