@@ -23,6 +23,7 @@ struct DeviceFacts {
   InstructionSet instruction_set = InstructionSet::portable;  // cpu: the best that this processor runs
   std::int32_t cores = 1;                                     // cpu: threads used at most; GPUs: multiprocessors
   std::int32_t shared_memory_bytes = 0;                       // GPUs: per block, opt-in maximum
+  bool avx512_vbmi = false;                                   // cpu: permutes bytes, for looking up fp8 codes
 };
 // This machine's processor. EVERGEMM_CPU=portable|avx2|avx512|avx512_vnni lowers what is reported (tests, comparisons).
 DeviceFacts cpu_facts();

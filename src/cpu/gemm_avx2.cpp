@@ -14,8 +14,7 @@ namespace {
 
 std::int64_t smaller(std::int64_t x, std::int64_t y) { return x < y ? x : y; }
 
-// ---- epilogue: shared by all kernels of this file
-// ---------------------------------------------------------------------
+// ---- epilogue: shared by all kernels of this file ----
 
 // Nearest even; a NaN becomes 0x7fc0, as numerics.h has it. 8 bfloat16 in the low halves of 8 dwords.
 __m256i to_bfloat16(__m256 value) {
@@ -83,8 +82,7 @@ void finish_int8_row(const GemmProblem& problem, const ColumnValues& values, std
   }
 }
 
-// ---- what both panel kernels have in common
-// ---------------------------------------------------------------------------
+// ---- what both panel kernels have in common ----
 
 constexpr std::int64_t kTileRows = 6;  // 6 x 2 accumulators, 2 vectors of b, a broadcast: 15 of 16 registers
 constexpr std::int64_t kPanelColumns = 16;
@@ -121,8 +119,7 @@ __m128i load_bytes(const void* from, std::int64_t count) {
   return _mm_load_si128(reinterpret_cast<const __m128i*>(bytes));
 }
 
-// ---- int8 panel
-// -------------------------------------------------------------------------------------------------------
+// ---- int8 panel ----
 
 constexpr std::int64_t kInt8Depth = 512;  // of k packed at a time: 8 panels are 128 KiB of int16
 
@@ -227,8 +224,7 @@ void int8_panel_block(const GemmProblem& problem, const Block& block) {
   }
 }
 
-// ---- int8 dot
-// ---------------------------------------------------------------------------------------------------------
+// ---- int8 dot ----
 
 constexpr std::int64_t kDotRows = 2;     // of a at a time
 constexpr std::int64_t kDotColumns = 8;  // of one vector of results
@@ -298,8 +294,7 @@ void int8_dot_block(const GemmProblem& problem, const Block& block) {
   }
 }
 
-// ---- fp8 panel
-// --------------------------------------------------------------------------------------------------------
+// ---- fp8 panel ----
 
 constexpr std::int64_t kFp8Depth = 256;  // of k packed at a time, two scale blocks: 8 panels are 128 KiB of fp32
 static_assert(kFp8Depth % kScaleBlock == 0);
@@ -448,15 +443,17 @@ void fp8_panel_block(const GemmProblem& problem, const Block& block) {
 }  // namespace
 
 void gemm_int8_avx2_dot(const GemmProblem& problem, const RunContext& context) {
-  for_each_block(problem, context, Splitting{kDotColumns, kDotRows, std::int64_t{1} << 20, 1 << 16}, int8_dot_block);
+  for_each_block(problem, context,
+                 Splitting{kDotColumns, kBlockColumns / kDotColumns, kDotRows, std::int64_t{1} << 20, 1 << 16},
+                 int8_dot_block);
 }
 
 void gemm_int8_avx2_panel(const GemmProblem& problem, const RunContext& context) {
-  for_each_block(problem, context, Splitting{kPanelColumns, kTileRows, kMaxRows, 1 << 17}, int8_panel_block);
+  for_each_block(problem, context, Splitting{kPanelColumns, kPanels, kTileRows, kMaxRows, 1 << 17}, int8_panel_block);
 }
 
 void gemm_fp8_avx2_panel(const GemmProblem& problem, const RunContext& context) {
-  for_each_block(problem, context, Splitting{kPanelColumns, kTileRows, kMaxRows, 1 << 17}, fp8_panel_block);
+  for_each_block(problem, context, Splitting{kPanelColumns, kPanels, kTileRows, kMaxRows, 1 << 17}, fp8_panel_block);
 }
 
 }  // namespace evergemm::cpu

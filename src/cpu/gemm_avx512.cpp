@@ -11,7 +11,7 @@ namespace {
 struct ComputedCodes {
   // 16 codes, each in the low byte of a dword whose other bytes may hold anything -> fp32, exact. Normal codes are
   // (magnitude << 20) + (120 << 23); exponent field 0 is magnitude * 2^-9, looked up.
-  static __m512 convert(__m512i code) {
+  [[gnu::always_inline]] static __m512 convert(__m512i code) {
     const __m512i largest = _mm512_set1_epi32(0x7f << 20);
     const __m512i magnitude = _mm512_and_si512(_mm512_slli_epi32(code, 20), largest);
     const __m512 normal = _mm512_castsi512_ps(_mm512_add_epi32(magnitude, _mm512_set1_epi32(120 << 23)));
@@ -25,13 +25,13 @@ struct ComputedCodes {
     return _mm512_castsi512_ps(
         _mm512_ternarylogic_epi32(value, _mm512_slli_epi32(code, 24), _mm512_set1_epi32(INT32_MIN), 0xf8));
   }
-  static void of_quads(__m512i codes, __m512 (&values)[4]) {
+  [[gnu::always_inline]] static void of_quads(__m512i codes, __m512 (&values)[4]) {
     values[0] = convert(codes);
     values[1] = convert(_mm512_srli_epi32(codes, 8));
     values[2] = convert(_mm512_srli_epi32(codes, 16));
     values[3] = convert(_mm512_srli_epi32(codes, 24));
   }
-  static void in_order(__m512i codes, __m512 (&values)[4]) {
+  [[gnu::always_inline]] static void in_order(__m512i codes, __m512 (&values)[4]) {
     values[0] = convert(_mm512_cvtepu8_epi32(_mm512_extracti32x4_epi32(codes, 0)));
     values[1] = convert(_mm512_cvtepu8_epi32(_mm512_extracti32x4_epi32(codes, 1)));
     values[2] = convert(_mm512_cvtepu8_epi32(_mm512_extracti32x4_epi32(codes, 2)));
@@ -40,18 +40,11 @@ struct ComputedCodes {
 };
 
 using Panel = PanelGemm<ComputedCodes>;
-using Dot = DotGemm<ComputedCodes>;
 
 }  // namespace
 
 void gemm_fp8_avx512_panel(const GemmProblem& problem, const RunContext& context) {
-  for_each_block(problem, context, Splitting{Panel::kPanelColumns, Panel::kTileRows, Panel::kMaxRows, 1 << 18},
-                 Panel::run_block);
-}
-
-void gemm_fp8_avx512_dot(const GemmProblem& problem, const RunContext& context) {
-  for_each_block(problem, context, Splitting{Dot::kPanelColumns, Dot::kTileRows, Dot::kMaxRows, 1 << 16},
-                 Dot::run_block);
+  for_each_block(problem, context, Panel::splitting(1 << 18), Panel::run_block);
 }
 
 }  // namespace evergemm::cpu

@@ -16,15 +16,15 @@ std::int64_t divide_up(std::int64_t x, std::int64_t y) { return x / y + (x % y !
 struct BlockLoop {
   const GemmProblem* problem;
   BlockKernel kernel;
-  std::int64_t panel_columns, panels, rows_per_chunk;
+  std::int64_t panel_columns, panels_per_block, panels, rows_per_chunk;
 };
 
 void run_items(void* context, std::int64_t begin, std::int64_t end) {
   const BlockLoop& loop = *static_cast<const BlockLoop*>(context);
-  const std::int64_t panels_per_block = kBlockColumns / loop.panel_columns;
   for (std::int64_t item = begin; item < end;) {
     const std::int64_t chunk = item / loop.panels, panel = item % loop.panels;
-    const std::int64_t count = std::min({panels_per_block - panel % panels_per_block, end - item, loop.panels - panel});
+    const std::int64_t count =
+        std::min({loop.panels_per_block - panel % loop.panels_per_block, end - item, loop.panels - panel});
     loop.kernel(*loop.problem,
                 Block{chunk * loop.rows_per_chunk, std::min(loop.problem->m, (chunk + 1) * loop.rows_per_chunk),
                       panel * loop.panel_columns, std::min(loop.problem->n, (panel + count) * loop.panel_columns)});
@@ -40,11 +40,15 @@ void for_each_block(const GemmProblem& problem, const RunContext& context, const
   const std::int64_t panels = divide_up(problem.n, splitting.panel_columns);
   const std::int64_t threads = context.parallel_for == nullptr ? 1 : std::max(context.threads, 1);
   // Rows are only split where the panels alone cannot keep every thread busy: each chunk of rows repacks b.
-  constexpr std::int64_t kItemsPerThread = 4;
-  const std::int64_t wanted_chunks = threads == 1 ? 1 : std::max<std::int64_t>(1, kItemsPerThread * threads / panels);
-  std::int64_t rows_per_chunk = std::max(divide_up(problem.m, wanted_chunks), 4 * splitting.row_tile);
-  rows_per_chunk = std::min(divide_up(rows_per_chunk, splitting.row_tile) * splitting.row_tile, splitting.max_rows);
-  BlockLoop loop{&problem, kernel, splitting.panel_columns, panels, rows_per_chunk};
+  constexpr std::int64_t kItemsPerThread = 4, kTilesPerChunk = 4;
+  const std::int64_t wanted_chunks = threads == 1 ? 1 : kItemsPerThread * threads / panels;
+  const std::int64_t chunks = std::max(divide_up(problem.m, splitting.max_rows),
+                                       std::min(wanted_chunks, problem.m / (kTilesPerChunk * splitting.row_tile)));
+  // Chunks of about equal height: max_rows + 4 rows are two halves, not a chunk of 4 rows that packs b once more.
+  const std::int64_t rows_per_chunk = std::min(
+      splitting.max_rows,
+      divide_up(divide_up(problem.m, std::max<std::int64_t>(chunks, 1)), splitting.row_tile) * splitting.row_tile);
+  BlockLoop loop{&problem, kernel, splitting.panel_columns, splitting.panels_per_block, panels, rows_per_chunk};
   const std::int64_t items = divide_up(problem.m, rows_per_chunk) * panels;
 
   const double products = static_cast<double>(std::min(rows_per_chunk, problem.m)) *

@@ -22,7 +22,8 @@ struct Block {
 using BlockKernel = void (*)(const GemmProblem& problem, const Block& block);
 
 struct Splitting {
-  std::int64_t panel_columns;       // divides kBlockColumns
+  std::int64_t panel_columns;
+  std::int64_t panels_per_block;    // at most; together with panel_columns a divisor of kBlockColumns
   std::int64_t row_tile;            // rows of a block are a multiple of this, except at the end
   std::int64_t max_rows;            // of one block: what the kernel's buffers hold
   std::int64_t products_per_piece;  // multiply-adds that are worth waking a thread for

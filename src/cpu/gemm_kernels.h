@@ -16,7 +16,8 @@ void gemm_int8_avx512_vnni_dot(const GemmProblem& problem, const RunContext& con
 void gemm_int8_avx512_vnni_panel(const GemmProblem& problem, const RunContext& context);
 void gemm_fp8_portable_panel(const GemmProblem& problem, const RunContext& context);
 void gemm_fp8_avx2_panel(const GemmProblem& problem, const RunContext& context);
-void gemm_fp8_avx512_dot(const GemmProblem& problem, const RunContext& context);
 void gemm_fp8_avx512_panel(const GemmProblem& problem, const RunContext& context);
+void gemm_fp8_avx512_vbmi_dot(const GemmProblem& problem, const RunContext& context);
+void gemm_fp8_avx512_vbmi_panel(const GemmProblem& problem, const RunContext& context);
 
 }  // namespace evergemm::cpu

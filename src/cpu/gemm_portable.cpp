@@ -36,8 +36,7 @@ void store_scaled(const GemmProblem& problem, const ColumnValues& values, std::i
   store(problem, row, column, adds_bias ? numerics::fma32(scale_a, t, values.bias[j]) : numerics::mul32(scale_a, t));
 }
 
-// ---- int8
-// -------------------------------------------------------------------------------------------------------------
+// ---- int8 ----
 
 struct Int8Buffers {
   alignas(64) std::int16_t b[kBlockColumns][kDepth];  // widened; zero beyond k
@@ -97,8 +96,7 @@ void int8_block(const GemmProblem& problem, const Block& block) {
   }
 }
 
-// ---- fp8
-// --------------------------------------------------------------------------------------------------------------
+// ---- fp8 ----
 
 struct Fp8Buffers {
   alignas(64) float b[kDepth][kBlockColumns];
@@ -181,7 +179,7 @@ void fp8_block(const GemmProblem& problem, const Block& block) {
   }
 }
 
-constexpr Splitting kSplitting = {kPanelColumns, kTileRows, kMaxRows, 1 << 16};
+constexpr Splitting kSplitting = {kPanelColumns, kBlockColumns / kPanelColumns, kTileRows, kMaxRows, 1 << 16};
 
 }  // namespace
 

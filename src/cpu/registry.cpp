@@ -36,8 +36,9 @@ constexpr std::array kEntries = {
     Entry{"cpu_int8_avx512vnni_panel", EVERGEMM_X86(gemm_int8_avx512_vnni_panel)},
     Entry{"cpu_fp8_portable_panel", gemm_fp8_portable_panel},
     Entry{"cpu_fp8_avx2_panel", EVERGEMM_X86(gemm_fp8_avx2_panel)},
-    Entry{"cpu_fp8_avx512_dot", EVERGEMM_X86(gemm_fp8_avx512_dot)},
     Entry{"cpu_fp8_avx512_panel", EVERGEMM_X86(gemm_fp8_avx512_panel)},
+    Entry{"cpu_fp8_avx512vbmi_dot", EVERGEMM_X86(gemm_fp8_avx512_vbmi_dot)},
+    Entry{"cpu_fp8_avx512vbmi_panel", EVERGEMM_X86(gemm_fp8_avx512_vbmi_panel)},
 };
 
 constexpr bool matches_rows() {

@@ -20,7 +20,10 @@ std::span<const Rule> cpu_rules(const GemmProblem& problem, const DeviceFacts& f
     if (facts.instruction_set >= InstructionSet::avx2) return kCpuInt8Avx2Rules;
     return kCpuInt8PortableRules;
   }
-  if (facts.instruction_set >= InstructionSet::avx512) return kCpuFp8Avx512Rules;
+  if (facts.instruction_set >= InstructionSet::avx512) {
+    if (facts.avx512_vbmi) return kCpuFp8Avx512VbmiRules;
+    return kCpuFp8Avx512Rules;
+  }
   if (facts.instruction_set >= InstructionSet::avx2) return kCpuFp8Avx2Rules;
   return kCpuFp8PortableRules;
 }
@@ -34,6 +37,7 @@ std::string cpu_why_not(const GemmProblem& problem, const DeviceFacts& facts, st
     return std::string("needs ") + name(candidate.instruction_set) + ", this processor has " +
            name(facts.instruction_set);
   }
+  if (candidate.needs_vbmi && !facts.avx512_vbmi) return "needs avx512_vbmi, which this processor lacks";
   return std::string();
 }
 

@@ -37,6 +37,14 @@ InstructionSet best_instruction_set() {
 #endif
 }
 
+bool permutes_bytes() {
+#if defined(__x86_64__)
+  return __builtin_cpu_supports("avx512vbmi");
+#else
+  return false;
+#endif
+}
+
 }  // namespace
 
 DeviceFacts cpu_facts() {
@@ -52,6 +60,8 @@ DeviceFacts cpu_facts() {
       if (set < best && std::strcmp(wanted, name(set)) == 0) facts.instruction_set = set;  // lowers, never raises
     }
   }
+  // Lowered to plain avx512, a processor counts as one without VBMI, so that the row for such a one can be tried.
+  facts.avx512_vbmi = facts.instruction_set >= InstructionSet::avx512_vnni && permutes_bytes();
   return facts;
 }
 

@@ -77,6 +77,7 @@ bool facts_named(const char* text, DeviceFacts& facts) {
       if (wanted.substr(cpu_prefix.size()) == name(set)) {
         facts = cpu_facts();
         facts.instruction_set = set;
+        facts.avx512_vbmi = set == InstructionSet::avx512_vnni;  // as on Ice Lake, Zen 4 and all that followed
         return true;
       }
     }

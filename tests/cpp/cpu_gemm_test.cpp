@@ -27,8 +27,7 @@ using namespace evergemm::proof;
 constexpr DType kOutputs[] = {DType::bfloat16, DType::float16, DType::float32};
 constexpr std::int32_t kReferenceRow = 0;
 
-// ---- ways to split the work
-// ----------------------------------------------------------------------------------------------
+// ---- ways to split the work ----
 
 // Pieces of 1, 3, 2, 5, ... items whatever the grain, from the last to the first: no piece may rely on another.
 void uneven_backwards(std::int64_t begin, std::int64_t end, std::int64_t, ParallelForBody body, void* context) {
@@ -56,8 +55,7 @@ constexpr Split kSplits[] = {
     {"one thread of a pool", uneven_backwards, 1},
 };
 
-// ---- the judge
-// -----------------------------------------------------------------------------------------------------------
+// ---- the judge ----
 
 std::int64_t runs_of_row[64];
 std::int64_t compared_elements = 0;
@@ -133,8 +131,7 @@ GemmSetup setup_of(std::int64_t m, std::int64_t n, std::int64_t k, DType input, 
 
 constexpr DType kInputs[] = {DType::int8, DType::float8_e4m3fn};
 
-// ---- shapes
-// --------------------------------------------------------------------------------------------------------------
+// ---- shapes ----
 
 std::vector<GemmCase> quick_cases() {
   std::vector<GemmCase> cases;
@@ -191,8 +188,7 @@ TEST(Residues, OfAllThreeAtOnce) {
           run_rows(setup_of(m, n, k, input, static_cast<std::uint64_t>(m + 7 * n + 31 * k)), {0});
 }
 
-// ---- epilogue
-// ------------------------------------------------------------------------------------------------------------
+// ---- epilogue ----
 
 TEST(Epilogue, EveryMixtureOfInt8) {
   for (const DType output : kOutputs)
@@ -277,8 +273,7 @@ TEST(Int8, ZeroPointsWrapAsTwosComplement) {
   run_rows(operands, {0, 2});
 }
 
-// ---- fp8 codes
-// -----------------------------------------------------------------------------------------------------------
+// ---- fp8 codes ----
 
 // k = 1: every pair of codes, NaN and subnormals included, is one element of the result.
 TEST(Float8, EveryPairOfCodes) {
@@ -323,8 +318,7 @@ TEST(Float8, EveryCodeAtEveryPlace) {
   }
 }
 
-// ---- memory
-// --------------------------------------------------------------------------------------------------------------
+// ---- memory ----
 
 // Operands that end where a page ends, and operands that start where one starts: a load beyond them is a crash.
 TEST(Memory, NothingBeyondTheOperandsIsRead) {
@@ -350,8 +344,7 @@ TEST(Memory, NothingBeyondTheOperandsIsRead) {
           }
 }
 
-// ---- what ran
-// ------------------------------------------------------------------------------------------------------------
+// ---- what ran ----
 
 // Every row of the table runs here, or is named with the reason why this processor cannot run it.
 TEST(Rows, AllRunOrAreNamed) {
