@@ -2,8 +2,8 @@
 """Quantized models to and from safetensors files and state_dicts, with the tensor names of compressed-tensors.
 
 A quantized linear layer is stored as `NAME.weight` (int8 or float8_e4m3fn [n, k]), `NAME.weight_scale` (float32: [n, 1],
-[1] or [ceil(n/128), ceil(k/128)]), `NAME.input_scale` (float32 [1], static schemes only) and `NAME.bias`. Stands beside
-quantize.py; nn.py says what the tensors mean. File formats are safetensors' business: nothing is parsed here but JSON.
+[1] or [ceil(n/128), ceil(k/128)]), `NAME.input_scale` (float32 [1], static schemes only), `NAME.bias`, and, where activations
+have zero points, `NAME.azp_adj` (int32 [n]), which that format computes instead of storing. Stands beside quantize.py; nn.py says what the tensors mean. File formats are safetensors' business: nothing is parsed here but JSON.
 """
 
 from __future__ import annotations
@@ -84,12 +84,14 @@ def save(model: torch.nn.Module, path: str | os.PathLike[str]) -> None:
     os.replace(unfinished, path)
 
 
-def _read(source: str | os.PathLike[str] | Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def _read(source: str | os.PathLike[str] | Mapping[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], bool]:
+    """(tensors by name, whether a description beside them says that int8 activations have zero points)."""
     if isinstance(source, Mapping):
-        return dict(source)
+        return dict(source), False
     path = Path(source)
+    asymmetric = False
     if path.is_dir():
-        _check_config(path / "config.json")
+        asymmetric = _described_as_asymmetric(path / "config.json")
         index = path / "model.safetensors.index.json"
         if index.is_file():
             files = sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
@@ -112,14 +114,15 @@ def _read(source: str | os.PathLike[str] | Mapping[str, torch.Tensor]) -> dict[s
                 "not exist; fix: give the path of a checkpoint."
             )
         tensors.update(_safetensors().load_file(one))
-    return tensors
+    return tensors, asymmetric
 
 
-def _check_config(path: Path) -> None:
-    """Refuses a checkpoint whose own description says that it is meant otherwise than its tensors would be read."""
+def _described_as_asymmetric(path: Path) -> bool:
+    """Whether config.json says so; refuses what is meant otherwise than its tensors would be read."""
     if not path.is_file():
-        return
+        return False
     config = json.loads(path.read_text("utf-8")).get("quantization_config") or {}
+    asymmetric = set()
     for name, group in (config.get("config_groups") or {}).items():
         activations = group.get("input_activations")
         if activations is None:
@@ -127,11 +130,19 @@ def _check_config(path: Path) -> None:
                 f"checkpoint.load_: expected quantized activations; got weights only in group {name} of {path}; "
                 "fix: take a checkpoint whose activations are int8 or float8 too."
             )
-        if not activations.get("symmetric", True):
+        symmetric, dynamic = activations.get("symmetric", True), activations.get("dynamic", False)
+        if not symmetric and not dynamic:
             raise ValueError(
-                f"checkpoint.load_: expected symmetric activations; got asymmetric ones in group {name} of {path}; "
-                "fix: take a symmetric checkpoint."
+                f"checkpoint.load_: expected zero points of activations found in each call; got fixed ones in group {name} of "
+                f"{path}; fix: take a checkpoint with symmetric or with dynamic activations."
             )
+        asymmetric.add(not symmetric)
+    if len(asymmetric) > 1:
+        raise ValueError(
+            f"checkpoint.load_: expected groups that are all symmetric or all asymmetric; got both in {path}; "
+            "fix: take a checkpoint with one scheme."
+        )
+    return True in asymmetric
 
 
 def _refuse_unsupported(name: str, tensors: Mapping[str, torch.Tensor]) -> None:
@@ -143,7 +154,7 @@ def _refuse_unsupported(name: str, tensors: Mapping[str, torch.Tensor]) -> None:
             )
 
 
-def _layer_of(name: str, linear: torch.nn.Linear, tensors: Mapping[str, torch.Tensor]) -> QuantLinear:
+def _layer_of(name: str, linear: torch.nn.Linear, tensors: Mapping[str, torch.Tensor], asymmetric: bool) -> QuantLinear:
     """The QuantLinear that the checkpoint has for this nn.Linear, on the nn.Linear's device."""
     weight = tensors[f"{name}.weight"]
     if weight.shape != linear.weight.shape:
@@ -168,6 +179,7 @@ def _layer_of(name: str, linear: torch.nn.Linear, tensors: Mapping[str, torch.Te
             scale.to(device, torch.float32, copy=True),
             bias,
             None if input_scale is None else input_scale.to(device, torch.float32, copy=True),
+            asymmetric=f"{name}.azp_adj" in tensors or (asymmetric and weight.dtype == torch.int8),
         )
     except ValueError as error:
         raise ValueError(f"checkpoint.load_: {name}: {error}") from error
@@ -199,7 +211,7 @@ def load_(
         RuntimeError: from load_state_dict, for names or shapes that do not fit.
         FileNotFoundError, ImportError: no such file; no safetensors.
     """
-    tensors = _read(source)
+    tensors, asymmetric = _read(source)
     replacements: dict[int, QuantLinear] = {}
     names: list[str] = []
     shared: dict[int, QuantLinear] = {}  # id of a float weight -> the first layer that replaces one of it
@@ -209,7 +221,7 @@ def load_(
         _refuse_unsupported(name, tensors)
         weight = tensors.get(f"{name}.weight")
         if weight is not None and weight.dtype in _QUANTIZED:
-            replacements[id(module)] = _layer_of(name, module, tensors)
+            replacements[id(module)] = _layer_of(name, module, tensors, asymmetric)
             shared.setdefault(id(module.weight), replacements[id(module)])
         elif weight is None and id(module.weight) in shared:  # tied: written once, under an earlier name
             first = shared[id(module.weight)]
@@ -219,10 +231,13 @@ def load_(
                 first.weight_scale,
                 module.bias,
                 None if input_scale is None else input_scale.to(first.weight.device, torch.float32, copy=True),
+                asymmetric=f"{name}.azp_adj" in tensors or asymmetric,
             )
         else:
             continue
         names.append(name)
+        if replacements[id(module)].azp_adj is not None:
+            tensors.setdefault(f"{name}.azp_adj", replacements[id(module)].azp_adj)
     for parent in list(model.modules()):
         for child_name, child in list(parent._modules.items()):
             if id(child) in replacements:

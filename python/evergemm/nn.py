@@ -14,7 +14,9 @@ from . import ops as _ops
 BLOCK = 128  # width and height of a scale block of BlockWise weights, in elements
 INT8_LARGEST_K = 131_071  # beyond it the int32 sum of int8 products could overflow, and the operators refuse
 
-_STORED = ("weight", "weight_scale", "input_scale")  # what keeps its dtype whatever the model is cast to
+INT8_LARGEST_K_ASYMMETRIC = 65_793  # beyond it the sum with zero points is exact only modulo 2^32
+
+_STORED = ("weight", "weight_scale", "input_scale", "azp_adj")  # what keeps its dtype whatever the model is cast to
 
 
 def _block_scale_shape(out_features: int, in_features: int) -> tuple[int, int]:
@@ -35,10 +37,12 @@ class QuantLinear(torch.nn.Module):
     ==============  =================================  ==============  ==================================
     int8 or float8  [n, 1] per channel, or [1]         None            per token (RowWise), dynamically
     int8 or float8  [n, 1] per channel, or [1]         [1] float32     with that one scale (TensorWise)
+    int8            [n, 1] per channel, or [1]         None            as the first, with a zero point per token where
+                                                                       azp_adj [n] int32 is there: sums of the weight over k
     float8          [ceil(n/128), ceil(k/128)] blocks  None            per 1 x 128 of a row, dynamically
     ==============  =================================  ==============  ==================================
 
-    A scale is a multiplier: real = scale * stored. `weight`, `weight_scale` and `input_scale` are buffers, so that
+    A scale is a multiplier: real = scale * stored. What is stored is in buffers (azp_adj is this library's own), so that
     `model.parameters()` keeps the dtype of the model, and casts of the model (`.half()`, `.to(torch.bfloat16)`) move them
     between devices but never change their dtype. `bias` is a parameter of the model's dtype. For inference only.
 
@@ -47,6 +51,7 @@ class QuantLinear(torch.nn.Module):
         weight_scale: float32, of a shape in the table ([n] is taken as [n, 1]).
         bias: [n], floating point; or None.
         input_scale: 1 element, float32; or None.
+        asymmetric: quantize x with a zero point per token: finer where x leans to one side. int8 without input_scale only.
 
     Raises:
         ValueError: a dtype or shape that is not in the table.
@@ -58,6 +63,7 @@ class QuantLinear(torch.nn.Module):
         weight_scale: torch.Tensor,
         bias: torch.Tensor | None = None,
         input_scale: torch.Tensor | None = None,
+        asymmetric: bool = False,
     ):
         super().__init__()
         if weight.dtype not in (torch.int8, torch.float8_e4m3fn) or weight.dim() != 2 or 0 in weight.shape:
@@ -102,6 +108,13 @@ class QuantLinear(torch.nn.Module):
                 f"shape {list(input_scale.shape)}",
                 "leave input_scale away",
             )
+        if asymmetric and (weight.dtype != torch.int8 or input_scale is not None or k > INT8_LARGEST_K_ASYMMETRIC):
+            raise _wrong(
+                f"asymmetric only with an int8 weight of at most {INT8_LARGEST_K_ASYMMETRIC} input features and no "
+                "input_scale",
+                f"{weight.dtype}, {k} input features, {'an' if input_scale is not None else 'no'} input_scale",
+                "leave asymmetric away",
+            )
         if bias is not None and (tuple(bias.shape) != (n,) or not bias.is_floating_point()):
             raise _wrong(
                 f"bias [{n}], floating point", f"shape {list(bias.shape)}, {bias.dtype}", "pass the bias of nn.Linear"
@@ -111,6 +124,7 @@ class QuantLinear(torch.nn.Module):
         self.register_buffer("weight", weight)
         self.register_buffer("weight_scale", weight_scale)
         self.register_buffer("input_scale", None if input_scale is None else input_scale.view(1))
+        self.register_buffer("azp_adj", weight.sum(1, dtype=torch.int32) if asymmetric else None)
         # A parameter that already is one stays the same object, so that ties and devices of the model are kept.
         if bias is not None and not isinstance(bias, torch.nn.Parameter):
             bias = torch.nn.Parameter(bias, requires_grad=False)
@@ -122,6 +136,8 @@ class QuantLinear(torch.nn.Module):
         dtype = "int8" if self.weight.dtype == torch.int8 else "fp8"
         if self.granularity == "block":
             return "fp8_block"
+        if self.azp_adj is not None:
+            return "int8_dynamic_asymmetric"
         return dtype + ("_dynamic" if self.input_scale is None else "_static")
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -133,19 +149,23 @@ class QuantLinear(torch.nn.Module):
         rows = x if x.dim() == 2 else x.flatten(0, -2) if x.dim() > 2 else x.unsqueeze(0)
         if rows.stride(1) != 1:
             rows = rows.contiguous()
-        weight_scale = self.weight_scale
-        if self.granularity == "block":
-            q, scale = _ops.quantize_per_group(rows, BLOCK, self.weight.dtype)
-            weight_scale = weight_scale.t()
-        elif self.input_scale is None:
-            q, scale = _ops.quantize_per_token(rows, self.weight.dtype)
-        else:
-            scale = self.input_scale
-            q = _ops.quantize_static(rows, scale, self.weight.dtype)
         bias = self.bias
         if bias is not None and bias.dtype != x.dtype:
             bias = bias.to(x.dtype)
-        y = _ops.scaled_mm(q, self.weight.t(), scale, weight_scale, bias, x.dtype)
+        weight, weight_scale = self.weight.t(), self.weight_scale
+        if self.azp_adj is not None:
+            q, scale, azp = _ops.quantize_per_token_asymmetric(rows)
+            y = _ops.scaled_mm_azp(q, weight, scale, weight_scale, self.azp_adj, azp, bias, x.dtype)
+        else:
+            if self.granularity == "block":
+                q, scale = _ops.quantize_per_group(rows, BLOCK, weight.dtype)
+                weight_scale = weight_scale.t()
+            elif self.input_scale is None:
+                q, scale = _ops.quantize_per_token(rows, weight.dtype)
+            else:
+                scale = self.input_scale
+                q = _ops.quantize_static(rows, scale, weight.dtype)
+            y = _ops.scaled_mm(q, weight, scale, weight_scale, bias, x.dtype)
         return y if x.dim() == 2 else y.view(*x.shape[:-1], self.out_features)
 
     def dequantized_weight(self) -> torch.Tensor:
@@ -182,13 +202,21 @@ class QuantLinear(torch.nn.Module):
             own, given = getattr(self, name), state_dict.get(prefix + name)
             if own is None or given is None:
                 continue
-            if name == "weight" and given.dtype != own.dtype:
+            if name in ("weight", "azp_adj") and given.dtype != own.dtype:
                 error_msgs.append(
-                    f"QuantLinear: expected {prefix}weight of {own.dtype}; got {given.dtype}; "
+                    f"QuantLinear: expected {prefix}{name} of {own.dtype}; got {given.dtype}; "
                     "fix: load before evergemm.quantize_, or load a checkpoint that was quantized with the same scheme."
                 )
                 return
-            if name != "weight":
+            if name == "azp_adj":
+                weight = state_dict.get(prefix + "weight")
+                if weight is not None and not torch.equal(weight.sum(1, dtype=torch.int32), given.to(weight.device)):
+                    error_msgs.append(
+                        f"QuantLinear: expected {prefix}azp_adj to hold the sums of {prefix}weight over its rows; got other "
+                        "values; fix: load a checkpoint whose tensors belong together."
+                    )
+                    return
+            elif name != "weight":
                 if not given.is_floating_point():
                     error_msgs.append(
                         f"QuantLinear: expected {prefix}{name} of a floating-point dtype; got {given.dtype}; "

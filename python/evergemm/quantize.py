@@ -14,9 +14,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import torch
 
 from . import ops as _ops
-from .nn import BLOCK, INT8_LARGEST_K, QuantLinear
+from .nn import BLOCK, INT8_LARGEST_K, INT8_LARGEST_K_ASYMMETRIC, QuantLinear
 from .text import bytes_text, table
 
+_WORTH_IT = 0.9  # zero points are used where the error falls below this share of the symmetric one's
 SAMPLE_ROWS = 128  # rows of input on which a layer's relative error is measured
 
 
@@ -25,11 +26,15 @@ class Int8Dynamic:
     """int8 weights with a scale per output channel; activations quantized per token in each call.
 
     Args:
-        calibration: batches whose activations the report's relative errors are measured on; None: on generated ones. A
-            batch is a tensor, a tuple of positional arguments, or a mapping of keyword arguments of the model.
+        calibration: batches whose activations decide about zero points and that the report's relative errors are measured
+            on; None: generated ones. A batch is a tensor, a tuple of positional arguments, or a mapping of keyword
+            arguments of the model.
+        asymmetric: activations have a zero point per token: finer where they lean to one side, as behind an activation
+            function or a layer norm. None: decided for each layer by its error on the sample.
     """
 
     calibration: Iterable | None = None
+    asymmetric: bool | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +88,7 @@ class LayerReport:
     Attributes:
         name: where it stands in the model, as in `model.get_submodule(name)`.
         shape: (out_features, in_features).
-        scheme: "int8_dynamic", "int8_static", "fp8_dynamic" or "fp8_block".
+        scheme: "int8_dynamic", "int8_dynamic_asymmetric", "int8_static", "fp8_dynamic" or "fp8_block".
         bytes_before, bytes_after: weight, scales and bias; a weight shared with an earlier layer counts there.
         relative_error: `|quantized(x) - float(x)| / |float(x)|` (2-norms over all outputs) on the sample.
         sample: "calibration" or "generated" (seeded normal values).
@@ -336,18 +341,28 @@ def _quantized_weight(weight: torch.Tensor, config: Config) -> tuple[torch.Tenso
         return _ops.quantize_per_token(weight, dtype)  # a row of the weight is an output channel
 
 
+# What explain() calls the scales of a scheme.
+_SCALES = {
+    "int8_dynamic": "rowwise",
+    "int8_dynamic_asymmetric": "rowwise",
+    "int8_static": ("tensorwise", "rowwise"),
+    "fp8_dynamic": "rowwise",
+    "fp8_block": "blockwise",
+}
+
+
 def _row_name(layer: QuantLinear, m: int, x_dtype: torch.dtype) -> str:
     from .explanation import architecture_of, explain
 
-    dtype, _, mode = layer.scheme.partition("_")
-    scales = {"block": "blockwise", "dynamic": "rowwise", "static": ("tensorwise", "rowwise")}[mode]
+    asymmetric = layer.azp_adj is not None
     plan = explain(
-        "scaled_mm",
+        "scaled_mm_azp" if asymmetric else "scaled_mm",
         m=m,
         n=layer.out_features,
         k=layer.in_features,
-        dtype=dtype,
-        scales=scales,
+        dtype="int8" if layer.weight.dtype == torch.int8 else "fp8",
+        scales=_SCALES[layer.scheme],
+        azp=asymmetric,
         bias=layer.bias is not None,
         out_dtype=str(x_dtype).removeprefix("torch."),
         arch=architecture_of(layer.weight.device),
@@ -452,20 +467,27 @@ def quantize_(
             weight, weight_scale = _quantized_weight(linear.weight, config)
             if uses[id(linear.weight)] > 1:
                 shared[id(linear.weight)] = (linear.weight, name, weight, weight_scale)
-        quantized = QuantLinear(weight, weight_scale, linear.bias, input_scale)
-        quantized.train(linear.training)
         sampled = record is not None and record.row_count > 0
         x = torch.cat(record.rows).to(linear.weight.dtype) if sampled else _generated(linear)
+        quantized = QuantLinear(weight, weight_scale, linear.bias, input_scale)
+        error = _relative_error(linear, quantized, x)
+        wanted = config.asymmetric if isinstance(config, Int8Dynamic) else False
+        if wanted is not False and linear.in_features <= INT8_LARGEST_K_ASYMMETRIC:
+            other = QuantLinear(weight, weight_scale, linear.bias, asymmetric=True)
+            other_error = _relative_error(linear, other, x)
+            if wanted or other_error < _WORTH_IT * error:
+                quantized, error = other, other_error
+        quantized.train(linear.training)
         layers.append(
             LayerReport(
                 name=name,
                 shape=(linear.out_features, linear.in_features),
-                scheme=scheme,
+                scheme=scheme + ("_asymmetric" if quantized.azp_adj is not None else ""),
                 bytes_before=_bytes_of(None if first else linear.weight, linear.bias),
                 bytes_after=_bytes_of(
-                    None if first else weight, None if first else weight_scale, input_scale, linear.bias
+                    *(() if first else (weight, weight_scale)), input_scale, quantized.azp_adj, linear.bias
                 ),
-                relative_error=_relative_error(linear, quantized, x),
+                relative_error=error,
                 sample="calibration" if sampled else "generated",
                 sample_rows=x.shape[0],
                 row=_row_name(quantized, x.shape[0], x.dtype),

@@ -145,7 +145,7 @@ def encode(model, batches: Sequence[tuple], after_batch: Callable[[int], None] =
     """[sentences, features] float32, unit vectors, in the corpus's order."""
     import torch
 
-    count = sum(len(places) for places, *_ in batches)
+    count = 1 + max(int(places.max()) for places, *_ in batches)
     vectors = None
     with torch.inference_mode():
         for places, input_ids, mask in batches:
