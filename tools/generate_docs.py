@@ -13,7 +13,7 @@ import sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 RULE = re.compile(
-    r'\{"(?P<rule>[^"]+)",\s*\[\]\(\w+& \w+\) \{.*?\},\s*(?P<message>(?:"(?:[^"\\]|\\.)*"\s*)+)\},', re.DOTALL
+    r'\{"(?P<rule>[^"]+)",\s*(?:"[a-z0-9_.]+",\s*)?\[\]\(\w+& \w+\) \{.*?\},\s*(?P<message>(?:"(?:[^"\\]|\\.)*"\s*)+)\},', re.DOTALL
 )
 
 ERRORS_HEAD = """# Errors
@@ -37,18 +37,19 @@ Each rule below stands in `tests/cpp/validate_test.cpp` with the call that break
 
 
 def errors_page() -> str:
-    source = (ROOT / "tests/cpp/validate_test.cpp").read_text()
     sections = [
-        ("Matrix products", "kGemmRules[] = {"),
-        ("Quantizers", "kQuantizeRules[] = {"),
+        ("Matrix products", "validate_test.cpp", "kGemmRules[] = {"),
+        ("Quantizers", "validate_test.cpp", "kQuantizeRules[] = {"),
+        ("Mixture of experts", "validate_moe_test.cpp", "kMoeRules[] = {"),
     ]
     page = ERRORS_HEAD
-    for title, start in sections:
+    for title, file, start in sections:
+        source = (ROOT / "tests/cpp" / file).read_text()
         begin = source.index(start)
         block = source[begin : source.index("\n};\n", begin)]
         rules = list(RULE.finditer(block))
         if not rules:
-            raise SystemExit(f"generate_docs: expected rules after {start!r} in tests/cpp/validate_test.cpp; got none")
+            raise SystemExit(f"generate_docs: expected rules after {start!r} in tests/cpp/{file}; got none")
         page += f"\n## {title}\n\n| rule | message |\n|---|---|\n"
         for found in rules:
             message = "".join(ast.literal_eval(part) for part in re.findall(r'"(?:[^"\\]|\\.)*"', found["message"]))

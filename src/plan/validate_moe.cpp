@@ -36,7 +36,7 @@ void check_shape(Checker& check, const char* argument, const TensorView& view,
   }
   if (!same)
     check.fail(std::string(argument) + " of shape " + list_text(sizes) + " (" + letters + ")", layout_text(view),
-               "pass " + std::string(argument) + " with one value for each of them");
+               "pass " + std::string(argument) + " of that shape");
 }
 
 // A vector of `count` integers, shape [count] or, where any_rank, any shape of that many.
@@ -72,11 +72,13 @@ std::int32_t* read_output(Checker& check, const char* argument, const TensorView
 }
 
 // The last dimension of a matrix, or of a matrix an expert, without gaps.
-void check_contiguous_rows(Checker& check, const char* argument, const TensorView& view) {
+void check_contiguous_rows(Checker& check, const char* argument, const TensorView& view, bool written = false) {
   const std::int32_t last = view.rank - 1;
   if (check.ok() && view.sizes[last] > 1 && view.strides[last] != 1)
     check.fail(std::string(argument) + " with contiguous rows (stride(" + std::to_string(last) + ") == 1)",
-               layout_text(view), "pass " + std::string(argument) + ".contiguous()");
+               layout_text(view),
+               written ? "allocate " + std::string(argument) + " with torch.empty"
+                       : "pass " + std::string(argument) + ".contiguous()");
 }
 
 void check_out_dtype(Checker& check, DType dtype) {
@@ -143,8 +145,8 @@ struct ExpertScaleShape {
 
 std::string accepted_text(const ExpertScaleShape& shape, bool blocks_allowed) {
   const std::int64_t e = shape.experts, n = shape.n;
-  std::string text = "shape " + list_text({e}) + ", [" + std::to_string(e) + ", 1] or [" + std::to_string(e) +
-                     ", 1, 1] (TensorWise), " + list_text({e, n}) +
+  std::string text = "shape " + list_text({e}) + (shape.stored ? " or " : ", ") + list_text({e, 1}) +
+                     (shape.stored ? "" : " or " + list_text({e, 1, 1})) + " (TensorWise), " + list_text({e, n}) +
                      (shape.stored ? " or " : ", " + list_text({e, 1, n}) + " or ") + list_text({e, n, 1}) +
                      " (RowWise)";
   if (blocks_allowed)
@@ -305,7 +307,7 @@ void read_grouped_out(Checker& check, const GroupedMmArguments& arguments, Group
     check_shape(check, "out", out, {problem.experts, rows, n}, "experts, rows, n");
   else
     check_shape(check, "out", out, {rows, n}, "rows, n");
-  check_contiguous_rows(check, "out", out);
+  check_contiguous_rows(check, "out", out, true);
   check_distinct_rows(check, out, problem.experts, rows, n, masked);
   if (!check.ok()) return;
   problem.output_dtype = out.dtype;

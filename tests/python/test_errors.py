@@ -511,7 +511,7 @@ REFUSED = (
         "moe_combine",
         changed("topk_weights", lambda weights: weights[:1]),
         "moe_combine: expected topk_weights of shape [2, 2] (tokens, top_k); got shape [1, 2], strides [2, 1]; "
-        "fix: pass topk_weights with one value for each of them.",
+        "fix: pass topk_weights of that shape.",
     ),
     Refused(
         "fused_moe",

@@ -143,7 +143,7 @@ def test_vllms_calling_pattern(tokens, top_k, per_token, per_channel, parallel):
         for blockscales in (False, True):
             result, same_offsets = vllm_layer(layer, x, weights, ids, per_token, transposed_view, blockscales)
             assert same_bits(result, loop) and same_offsets.equal(offsets)
-    # fp8's own error in this layer: at most 0.075 measured. Another expert's weights: above 1.
+    # fp8's own error in this layer: at most 0.069 measured. Another expert's weights: above 1.
     assert (loop - wanted).norm() <= 0.1 * wanted.norm()
     if (ids >= 0).any():
         others = torch.where(ids >= 0, (ids + 1) % experts, -1)
