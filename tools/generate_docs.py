@@ -13,7 +13,8 @@ import sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 RULE = re.compile(
-    r'\{"(?P<rule>[^"]+)",\s*(?:"[a-z0-9_.]+",\s*)?\[\]\(\w+& \w+\) \{.*?\},\s*(?P<message>(?:"(?:[^"\\]|\\.)*"\s*)+)\},', re.DOTALL
+    r'\{"(?P<rule>[^"]+)",\s*(?:"[a-z0-9_.]+",\s*)?\[\]\(\w+& \w+\) \{.*?\},\s*(?P<message>(?:"(?:[^"\\]|\\.)*"\s*)+)\},',
+    re.DOTALL,
 )
 
 ERRORS_HEAD = """# Errors
@@ -31,7 +32,7 @@ in the same words apply to fake tensors (`torch.compile`, `torch.export`) and to
 An error that says `CUDA` after validation is a fault of this library: it names the kernel, the problem and CUDA's own text,
 and asks for a report.
 
-Each rule below stands in `tests/cpp/validate_test.cpp` with the call that breaks it; this page is generated from there by
+Each rule below stands in `tests/cpp/validate*_test.cpp` with the call that breaks it; this page is generated from there by
 `python tools/generate_docs.py`.
 """
 
