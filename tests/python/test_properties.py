@@ -108,18 +108,29 @@ DTYPES = st.sampled_from(
 
 @SETTINGS
 @given(
-    shapes=st.lists(SHAPES, min_size=4, max_size=4),
-    dtypes=st.lists(DTYPES, min_size=4, max_size=4),
-    transpose=st.booleans(),
-    out_dtype=st.sampled_from([torch.bfloat16, torch.float32, torch.int8]),
+    m=st.integers(0, 4),
+    n=st.integers(0, 4),
+    k=st.integers(0, 4),
+    kind=st.sampled_from([torch.int8, torch.float8_e4m3fn]),
+    spoiled=st.sampled_from([None, None, 0, 1, 2, 3]),  # the argument that is replaced by something else
+    shape=SHAPES,
+    dtype=DTYPES,
+    out_dtype=st.sampled_from([torch.bfloat16, torch.float16, torch.float32, torch.int8]),
 )
-def test_a_call_is_right_or_refused_in_words(shapes, dtypes, transpose, out_dtype):
-    a, b, scale_a, scale_b = (torch.zeros(shape, dtype=dtype) for shape, dtype in zip(shapes, dtypes, strict=True))
-    if transpose and b.dim() == 2:
-        b = b.t().contiguous().t()
+def test_a_call_is_right_or_refused_in_words(m, n, k, kind, spoiled, shape, dtype, out_dtype):
+    arguments = [
+        torch.ones(m, k).to(kind),
+        torch.ones(n, k).to(kind).t(),
+        torch.ones(m, 1),
+        torch.ones(1, n),
+    ]
+    if spoiled is not None:
+        arguments[spoiled] = torch.ones(shape).to(dtype)
     try:
-        out = evergemm.scaled_mm(a, b, scale_a, scale_b, None, out_dtype)
+        out = evergemm.scaled_mm(*arguments, None, out_dtype)
     except RuntimeError as error:
+        assert spoiled is not None or out_dtype == torch.int8, str(error)
         assert ERROR.match(str(error).splitlines()[0]), str(error)
     else:
-        assert out.shape == (a.shape[0], b.shape[1]) and torch.all(out == 0)
+        assert out.shape == (arguments[0].shape[0], arguments[1].shape[1])
+        assert out.dtype == out_dtype and torch.all(out == arguments[0].shape[1])
