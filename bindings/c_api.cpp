@@ -15,6 +15,9 @@
 #include "schema.h"
 #include "evergemm/plan.h"
 #include "plan/operators.h"
+#if defined(EVERGEMM_WITH_CUDA)
+#include "cuda/registry.h"
+#endif
 
 #ifndef EVERGEMM_VERSION
 #error "the build defines EVERGEMM_VERSION"
@@ -124,11 +127,25 @@ std::string architectures() {
   return "{" + json + "}";
 }
 
+// The GPUs that CUDA's runtime answers for; asking creates no context. None without a driver, or in a build for the CPU.
+std::string gpus() {
+  std::string list;
+#if defined(EVERGEMM_WITH_CUDA)
+  DeviceFacts facts;
+  for (std::int32_t device = 0; cuda_facts(device, facts).ok(); ++device)
+    list += (device > 0 ? ", " : "") + ("{\"index\": " + std::to_string(device)) + ", \"architecture\": " +
+            quoted(name(facts.architecture)) + ", \"built\": " + (is_built(facts.architecture) ? "true" : "false") +
+            ", \"multiprocessors\": " + std::to_string(facts.cores) +
+            ", \"shared_memory_bytes\": " + std::to_string(facts.shared_memory_bytes) + "}";
+#endif
+  return "[" + list + "]";
+}
+
 std::string facts_json() {
   const DeviceFacts processor = cpu_facts();
   return "{\"version\": " + quoted(EVERGEMM_VERSION) + ", \"status\": " + quoted(registration_status()) +
          ", \"cpu\": {\"instruction_set\": " + quoted(name(processor.instruction_set)) +
-         ", \"cores\": " + std::to_string(processor.cores) + ", \"features\": " + cpu_features() + "}, \"gpus\": []" +
+         ", \"cores\": " + std::to_string(processor.cores) + ", \"features\": " + cpu_features() + "}, \"gpus\": " + gpus() +
          ", \"architectures\": " + architectures() + "}";
 }
 
