@@ -3,6 +3,7 @@
 // Must not go here: thresholds (sm90.h), kernels (src/cuda).
 #include "plan/sm90.h"
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <limits>
@@ -36,8 +37,76 @@ const char* text_of(Mainloop mainloop) {
                                           : "float8_e4m3fn, promoted to fp32 every 128 of k";
 }
 
-std::span<const Rule> sm90_rules(const GemmProblem& problem, const DeviceFacts&) {
-  switch (mainloop_of(problem)) {
+// Coordinates are int32, and a tile may start below an edge and end above it.
+constexpr std::int64_t kExtentLimit = std::numeric_limits<std::int32_t>::max() - 4096;
+
+// ---- more than kFewTokens tokens: the row whose measured costs promise the least time ----------------------------------------
+
+// Clusters of a size that the device holds at a time. Four do not divide the multiprocessors of every GPC: 31 of 33 fit.
+std::int64_t resident_clusters(const TileConfig& tile, const DeviceFacts& facts) {
+  const std::int64_t size = std::int64_t{tile.cluster_m} * tile.cluster_n * tile.split_k;
+  const std::int64_t clusters = std::max<std::int64_t>(1, facts.cores / size);
+  return size < 4 ? clusters : std::max<std::int64_t>(1, clusters * 31 / 33);
+}
+
+struct Prediction {
+  std::int64_t nanoseconds, multiplying;  // of the call; of its tensor cores alone
+  friend bool operator<(const Prediction& x, const Prediction& y) {
+    return x.nanoseconds != y.nanoseconds ? x.nanoseconds < y.nanoseconds : x.multiplying < y.multiplying;
+  }
+};
+
+// Extents fit 31 bits here; costs keep every product far below 2^63.
+Prediction predict(const TileCost& cost, const GemmProblem& problem, const DeviceFacts& facts) {
+  const TileConfig& tile = tile_of(cost.row);
+  const std::int64_t rows = tile.swap_ab ? problem.n : problem.m, columns = tile.swap_ab ? problem.m : problem.n;
+  const std::int64_t tile_rows = std::int64_t{tile.m} * tile.cluster_m, tile_columns = std::int64_t{tile.n} * tile.cluster_n;
+  const std::int64_t tiles = ((rows + tile_rows - 1) / tile_rows) * ((columns + tile_columns - 1) / tile_columns);
+  const std::int64_t resident = resident_clusters(tile, facts);
+  const std::int64_t waves = std::min(kExtentLimit, (tiles + resident - 1) / resident);
+  const std::int64_t blocks = std::min((problem.k + kScaleBlock - 1) / kScaleBlock, std::int64_t{1} << 20);
+  Prediction prediction;
+  prediction.multiplying = waves * (blocks * cost.block_ns + cost.tile_ns) + cost.end_ns;
+  const double bytes = static_cast<double>(problem.n) * static_cast<double>(problem.k) +
+                       static_cast<double>(problem.m) * static_cast<double>(problem.k) +
+                       static_cast<double>(problem.m) * static_cast<double>(problem.n) * 2.0;
+  const auto moving = static_cast<std::int64_t>(std::min(bytes / static_cast<double>(kSm90BytesPerNanosecond), 1e18));
+  prediction.nanoseconds = std::max(prediction.multiplying, moving);
+  return prediction;
+}
+
+template <std::size_t N>
+constexpr std::array<Rule, N> rules_of(const std::array<TileCost, N>& costs) {
+  std::array<Rule, N> rules{};
+  for (std::size_t i = 0; i < N; ++i) rules[i] = Rule{any, any, any, costs[i].row, kLeastTime};
+  return rules;
+}
+constexpr auto kInt8CostRules = rules_of(kSm90Int8Costs);
+constexpr auto kFp8CostRules = rules_of(kSm90Fp8Costs);
+constexpr auto kPromotedCostRules = rules_of(kSm90PromotedCosts);
+
+std::span<const Rule> least_time(std::span<const TileCost> costs, std::span<const Rule> rules, const GemmProblem& problem,
+                                 const DeviceFacts& facts) {
+  std::size_t best = 0;
+  Prediction least = predict(costs[0], problem, facts);
+  for (std::size_t i = 1; i < costs.size(); ++i) {
+    const Prediction prediction = predict(costs[i], problem, facts);
+    if (!(prediction < least)) continue;
+    least = prediction;
+    best = i;
+  }
+  return rules.subspan(best, 1);
+}
+
+std::span<const Rule> sm90_rules(const GemmProblem& problem, const DeviceFacts& facts) {
+  const Mainloop mainloop = mainloop_of(problem);
+  const bool countable = problem.m <= kExtentLimit && problem.n <= kExtentLimit && problem.k <= kExtentLimit;
+  if (problem.m > kFewTokens && countable) {
+    if (mainloop == Mainloop::int8) return least_time(kSm90Int8Costs, kInt8CostRules, problem, facts);
+    if (mainloop == Mainloop::fp8_fast) return least_time(kSm90Fp8Costs, kFp8CostRules, problem, facts);
+    return least_time(kSm90PromotedCosts, kPromotedCostRules, problem, facts);
+  }
+  switch (mainloop) {
     case Mainloop::int8:
       return kSm90Int8Rules;
     case Mainloop::fp8_fast:
@@ -51,8 +120,6 @@ std::span<const Rule> sm90_rules(const GemmProblem& problem, const DeviceFacts&)
 
 // Bytes that the copy engine wants bases and pitches to be multiples of, and the pitch that it cannot exceed.
 constexpr std::int64_t kCopyAlignment = 16, kCopyPitchLimit = std::int64_t{1} << 40;
-// Coordinates are int32, and a tile may start below an edge and end above it.
-constexpr std::int64_t kExtentLimit = std::numeric_limits<std::int32_t>::max() - 4096;
 
 std::string number(std::int64_t value) { return std::to_string(value); }
 

@@ -22,25 +22,17 @@ inline constexpr std::array kSm90Tiles = {
     TileConfig{Mainloop::int8,  64,  16, 128, 10, 1, 1, 1, Schedule::basic, true},
     TileConfig{Mainloop::int8,  64,  32, 128,  8, 1, 1, 1, Schedule::basic, true},
     TileConfig{Mainloop::int8,  64,  64, 128, 12, 1, 1, 1, Schedule::basic, true},
-    TileConfig{Mainloop::int8,  64,  64, 128, 12, 2, 1, 1, Schedule::basic, true},
-    TileConfig{Mainloop::int8,  64,  64, 128, 12, 4, 1, 1, Schedule::basic, true},
-    TileConfig{Mainloop::int8,  64, 128, 128,  8, 2, 1, 1, Schedule::basic, true},
-    TileConfig{Mainloop::int8,  64, 128, 128,  8, 4, 1, 1, Schedule::basic, true},
-    TileConfig{Mainloop::int8,  64, 128, 128,  8, 1, 2, 1, Schedule::basic, true},
-    TileConfig{Mainloop::int8,  64,  16, 128,  8, 1, 1, 2, Schedule::basic, true},
+    TileConfig{Mainloop::int8,  64,  64, 128,  6, 1, 1, 2, Schedule::basic, true},
     TileConfig{Mainloop::int8,  64,  16, 128,  8, 1, 1, 3, Schedule::basic, true},
     TileConfig{Mainloop::int8,  64,  32, 128,  7, 1, 1, 3, Schedule::basic, true},
     TileConfig{Mainloop::int8,  64,  64, 128,  6, 1, 1, 3, Schedule::basic, true},
-    TileConfig{Mainloop::int8,  64,  64, 128,  6, 1, 1, 4, Schedule::basic, true},
     TileConfig{Mainloop::int8, 128,  64, 128,  8, 1, 1, 1, Schedule::cooperative, true},
-    TileConfig{Mainloop::int8, 128,  64, 128,  8, 2, 1, 1, Schedule::cooperative, true},
+    TileConfig{Mainloop::int8,  64, 128, 128,  8, 1, 2, 1, Schedule::basic, true},
     TileConfig{Mainloop::int8, 128, 128, 128,  6, 1, 2, 1, Schedule::cooperative, true},
     TileConfig{Mainloop::int8,  64, 128, 128,  8, 1, 1, 1, Schedule::pingpong, false},
     TileConfig{Mainloop::int8, 128,  64, 128,  8, 2, 2, 1, Schedule::cooperative, false},
     TileConfig{Mainloop::int8, 128,  96, 128,  7, 2, 1, 1, Schedule::cooperative, false},
-    TileConfig{Mainloop::int8, 128,  96, 128,  7, 2, 2, 1, Schedule::cooperative, false},
     TileConfig{Mainloop::int8, 128, 112, 128,  6, 2, 1, 1, Schedule::cooperative, false},
-    TileConfig{Mainloop::int8, 128, 112, 128,  6, 2, 2, 1, Schedule::cooperative, false},
     TileConfig{Mainloop::int8, 128, 128, 128,  6, 2, 1, 1, Schedule::cooperative, false},
     TileConfig{Mainloop::int8, 128, 128, 128,  6, 2, 2, 1, Schedule::cooperative, false},
     TileConfig{Mainloop::int8, 128, 128, 128,  6, 1, 2, 1, Schedule::pingpong, false},
@@ -48,34 +40,23 @@ inline constexpr std::array kSm90Tiles = {
     TileConfig{Mainloop::int8, 128, 192, 128,  4, 2, 1, 1, Schedule::cooperative, false},
     TileConfig{Mainloop::int8, 128, 224, 128,  4, 2, 1, 1, Schedule::cooperative, false},
     TileConfig{Mainloop::int8, 128, 256, 128,  4, 2, 1, 1, Schedule::cooperative, false},
-    TileConfig{Mainloop::int8, 128, 256, 128,  4, 4, 1, 1, Schedule::cooperative, false},
-    TileConfig{Mainloop::int8, 128, 256, 128,  4, 2, 2, 1, Schedule::cooperative, false},
     TileConfig{Mainloop::int8, 256, 112, 128,  4, 1, 2, 1, Schedule::cooperative, false},
     TileConfig{Mainloop::int8, 256, 128, 128,  4, 1, 2, 1, Schedule::cooperative, false},
-    TileConfig{Mainloop::int8, 256, 128, 128,  4, 2, 2, 1, Schedule::cooperative, false},
 
     TileConfig{Mainloop::fp8_fast,  64,  16, 128, 10, 1, 1, 1, Schedule::basic, true},
     TileConfig{Mainloop::fp8_fast,  64,  32, 128,  8, 1, 1, 1, Schedule::basic, true},
     TileConfig{Mainloop::fp8_fast,  64,  64, 128, 12, 1, 1, 1, Schedule::basic, true},
-    TileConfig{Mainloop::fp8_fast,  64,  64, 128, 12, 2, 1, 1, Schedule::basic, true},
-    TileConfig{Mainloop::fp8_fast,  64,  64, 128, 12, 4, 1, 1, Schedule::basic, true},
-    TileConfig{Mainloop::fp8_fast,  64, 128, 128,  8, 2, 1, 1, Schedule::basic, true},
-    TileConfig{Mainloop::fp8_fast,  64, 128, 128,  8, 4, 1, 1, Schedule::basic, true},
-    TileConfig{Mainloop::fp8_fast,  64, 128, 128,  8, 1, 2, 1, Schedule::basic, true},
-    TileConfig{Mainloop::fp8_fast,  64,  16, 128,  8, 1, 1, 2, Schedule::basic, true},
+    TileConfig{Mainloop::fp8_fast,  64,  64, 128,  6, 1, 1, 2, Schedule::basic, true},
     TileConfig{Mainloop::fp8_fast,  64,  16, 128,  8, 1, 1, 3, Schedule::basic, true},
     TileConfig{Mainloop::fp8_fast,  64,  32, 128,  7, 1, 1, 3, Schedule::basic, true},
     TileConfig{Mainloop::fp8_fast,  64,  64, 128,  6, 1, 1, 3, Schedule::basic, true},
-    TileConfig{Mainloop::fp8_fast,  64,  64, 128,  6, 1, 1, 4, Schedule::basic, true},
     TileConfig{Mainloop::fp8_fast, 128,  64, 128,  8, 1, 1, 1, Schedule::cooperative, true},
-    TileConfig{Mainloop::fp8_fast, 128,  64, 128,  8, 2, 1, 1, Schedule::cooperative, true},
+    TileConfig{Mainloop::fp8_fast,  64, 128, 128,  8, 1, 2, 1, Schedule::basic, true},
     TileConfig{Mainloop::fp8_fast, 128, 128, 128,  6, 1, 2, 1, Schedule::cooperative, true},
     TileConfig{Mainloop::fp8_fast,  64, 128, 128,  8, 1, 1, 1, Schedule::pingpong, false},
     TileConfig{Mainloop::fp8_fast, 128,  64, 128,  8, 2, 2, 1, Schedule::cooperative, false},
     TileConfig{Mainloop::fp8_fast, 128,  96, 128,  7, 2, 1, 1, Schedule::cooperative, false},
-    TileConfig{Mainloop::fp8_fast, 128,  96, 128,  7, 2, 2, 1, Schedule::cooperative, false},
     TileConfig{Mainloop::fp8_fast, 128, 112, 128,  6, 2, 1, 1, Schedule::cooperative, false},
-    TileConfig{Mainloop::fp8_fast, 128, 112, 128,  6, 2, 2, 1, Schedule::cooperative, false},
     TileConfig{Mainloop::fp8_fast, 128, 128, 128,  6, 2, 1, 1, Schedule::cooperative, false},
     TileConfig{Mainloop::fp8_fast, 128, 128, 128,  6, 2, 2, 1, Schedule::cooperative, false},
     TileConfig{Mainloop::fp8_fast, 128, 128, 128,  6, 1, 2, 1, Schedule::pingpong, false},
@@ -83,38 +64,25 @@ inline constexpr std::array kSm90Tiles = {
     TileConfig{Mainloop::fp8_fast, 128, 192, 128,  4, 2, 1, 1, Schedule::cooperative, false},
     TileConfig{Mainloop::fp8_fast, 128, 224, 128,  4, 2, 1, 1, Schedule::cooperative, false},
     TileConfig{Mainloop::fp8_fast, 128, 256, 128,  4, 2, 1, 1, Schedule::cooperative, false},
-    TileConfig{Mainloop::fp8_fast, 128, 256, 128,  4, 4, 1, 1, Schedule::cooperative, false},
-    TileConfig{Mainloop::fp8_fast, 128, 256, 128,  4, 2, 2, 1, Schedule::cooperative, false},
     TileConfig{Mainloop::fp8_fast, 256, 112, 128,  4, 1, 2, 1, Schedule::cooperative, false},
     TileConfig{Mainloop::fp8_fast, 256, 128, 128,  4, 1, 2, 1, Schedule::cooperative, false},
-    TileConfig{Mainloop::fp8_fast, 256, 128, 128,  4, 2, 2, 1, Schedule::cooperative, false},
 
     TileConfig{Mainloop::fp8_promoted,  64,  16, 128, 10, 1, 1, 1, Schedule::basic, true},
     TileConfig{Mainloop::fp8_promoted,  64,  32, 128,  8, 1, 1, 1, Schedule::basic, true},
     TileConfig{Mainloop::fp8_promoted,  64,  64, 128, 12, 1, 1, 1, Schedule::basic, true},
-    TileConfig{Mainloop::fp8_promoted,  64,  64, 128, 12, 2, 1, 1, Schedule::basic, true},
-    TileConfig{Mainloop::fp8_promoted,  64, 128, 128,  8, 2, 1, 1, Schedule::basic, true},
-    TileConfig{Mainloop::fp8_promoted,  64, 128, 128,  8, 4, 1, 1, Schedule::basic, true},
     TileConfig{Mainloop::fp8_promoted,  64,  16, 128,  8, 1, 1, 2, Schedule::basic, true},
+    TileConfig{Mainloop::fp8_promoted,  64,  32, 128,  7, 1, 1, 2, Schedule::basic, true},
+    TileConfig{Mainloop::fp8_promoted,  64,  64, 128,  6, 1, 1, 2, Schedule::basic, true},
     TileConfig{Mainloop::fp8_promoted,  64,  16, 128,  8, 1, 1, 3, Schedule::basic, true},
     TileConfig{Mainloop::fp8_promoted,  64,  32, 128,  7, 1, 1, 3, Schedule::basic, true},
     TileConfig{Mainloop::fp8_promoted,  64,  64, 128,  6, 1, 1, 3, Schedule::basic, true},
-    TileConfig{Mainloop::fp8_promoted, 128,  64, 128,  8, 1, 1, 1, Schedule::cooperative, true},
-    TileConfig{Mainloop::fp8_promoted, 128,  64, 128,  8, 2, 1, 1, Schedule::cooperative, true},
     TileConfig{Mainloop::fp8_promoted,  64, 128, 128,  7, 1, 1, 1, Schedule::pingpong, false},
     TileConfig{Mainloop::fp8_promoted, 128,  64, 128,  8, 2, 1, 1, Schedule::cooperative, false},
-    TileConfig{Mainloop::fp8_promoted, 128,  64, 128,  8, 2, 2, 1, Schedule::cooperative, false},
-    TileConfig{Mainloop::fp8_promoted, 128,  96, 128,  6, 2, 1, 1, Schedule::cooperative, false},
-    TileConfig{Mainloop::fp8_promoted, 128,  96, 128,  6, 2, 2, 1, Schedule::cooperative, false},
-    TileConfig{Mainloop::fp8_promoted, 128, 112, 128,  6, 2, 1, 1, Schedule::cooperative, false},
     TileConfig{Mainloop::fp8_promoted, 128, 128, 128,  6, 2, 1, 1, Schedule::cooperative, false},
-    TileConfig{Mainloop::fp8_promoted, 128, 128, 128,  6, 1, 2, 1, Schedule::cooperative, false},
     TileConfig{Mainloop::fp8_promoted, 128, 128, 128,  6, 2, 2, 1, Schedule::cooperative, false},
-    TileConfig{Mainloop::fp8_promoted, 128, 160, 128,  5, 2, 1, 1, Schedule::cooperative, false},
-    TileConfig{Mainloop::fp8_promoted, 128, 192, 128,  4, 2, 1, 1, Schedule::cooperative, false},
+    TileConfig{Mainloop::fp8_promoted, 256,  96, 128,  4, 1, 2, 1, Schedule::cooperative, false},
     TileConfig{Mainloop::fp8_promoted, 256, 128, 128,  4, 1, 2, 1, Schedule::cooperative, false},
     TileConfig{Mainloop::fp8_promoted, 256, 128, 128,  4, 2, 1, 1, Schedule::cooperative, false},
-    TileConfig{Mainloop::fp8_promoted, 256, 128, 128,  4, 2, 2, 1, Schedule::cooperative, false},
 };
 // clang-format on
 
@@ -145,7 +113,6 @@ constexpr std::int32_t row_of(Mainloop mainloop, std::int32_t m, std::int32_t n,
   return -1;
 }
 
-// Weights on wgmma's M side; few tokens.
 constexpr std::int32_t swapped(Mainloop mainloop, std::int32_t m, std::int32_t n, std::int32_t split_k = 1,
                                std::int32_t cluster_n = 1) {
   return row_of(mainloop, m, n, 1, cluster_n, split_k, m == 64 ? Schedule::basic : Schedule::cooperative, true);
@@ -159,33 +126,43 @@ constexpr std::int32_t pingpong(Mainloop mainloop, std::int32_t m, std::int32_t 
   return row_of(mainloop, m, n, cluster_m, cluster_n, 1, Schedule::pingpong, false);
 }
 
-// Rules where one tensor-core sum runs over all of k: int8 and fast fp8 have the same costs.
+// ---- up to 128 tokens: rules ---------------------------------------------------------------------------------------------
+// Weights stream from memory once, and what matters is how many CTAs draw on it: 132 multiprocessors, 64 features a tile.
+
+inline constexpr std::int64_t kFewTokens = 128;
+inline constexpr const char* kSplit3 = "up to 44 tiles of 64 features: three CTAs a tile fill 132 multiprocessors";
+inline constexpr const char* kSplit2 = "up to 66 tiles of 64 features: two CTAs a tile fill 132 multiprocessors";
+inline constexpr const char* kStream = "weights stream through 64-row tiles once, for all tokens of a tile's n side";
+
+// Where one tensor-core sum runs over all of k: int8 and fast fp8 have the same costs.
 constexpr auto one_sum_rules(Mainloop mainloop) {
   return std::array{
-      Rule{16, 2112, any, swapped(mainloop, 64, 16, 3), "too few tiles to stream weights at full rate: k is split"},
-      Rule{16, any, any, swapped(mainloop, 64, 16), "weights stream once past 16 tokens"},
-      Rule{32, 2112, any, swapped(mainloop, 64, 32, 3), "too few tiles to stream weights at full rate: k is split"},
-      Rule{32, any, any, swapped(mainloop, 64, 32), "weights stream once past 32 tokens"},
-      Rule{64, 2112, any, swapped(mainloop, 64, 64, 3), "too few tiles to stream weights at full rate: k is split"},
-      Rule{64, any, any, swapped(mainloop, 64, 64), "weights stream once past 64 tokens"},
-      Rule{128, any, any, swapped(mainloop, 128, 64), "two columns of tiles share the weights in L2"},
-      Rule{256, 4096, any, swapped(mainloop, 64, 128, 1, 2), "a pair of CTAs shares the weights"},
-      Rule{256, any, any, cooperative(mainloop, 128, 128, 2, 1), "a pair of CTAs shares the weights"},
-      Rule{1024, 8192, any, cooperative(mainloop, 128, 192, 2, 1), "192 columns fill whole waves at middle sizes"},
-      Rule{any, any, any, cooperative(mainloop, 128, 256, 2, 1), "the widest tile reads L2 least"},
+      Rule{16, 2816, any, swapped(mainloop, 64, 16, 3), kSplit3},
+      Rule{16, any, any, swapped(mainloop, 64, 16), kStream},
+      Rule{32, 2816, any, swapped(mainloop, 64, 32, 3), kSplit3},
+      Rule{32, any, any, swapped(mainloop, 64, 32), kStream},
+      Rule{64, 2816, any, swapped(mainloop, 64, 64, 3), kSplit3},
+      Rule{64, any, any, swapped(mainloop, 64, 64), kStream},
+      Rule{any, 1408, any, swapped(mainloop, 64, 64, 2), "44 tiles of 64 features x 64 tokens at most: two CTAs a tile"},
+      Rule{any, 4224, any, swapped(mainloop, 64, 64), "up to 132 tiles of 64 features x 64 tokens: one wave"},
+      Rule{any, any, any, swapped(mainloop, 128, 64), "128 features a tile read the tokens half as often from L2"},
   };
 }
 inline constexpr auto kSm90Int8Rules = one_sum_rules(Mainloop::int8);
 inline constexpr auto kSm90Fp8Rules = one_sum_rules(Mainloop::fp8_fast);
 inline constexpr std::array kSm90PromotedRules = {
-    Rule{16, 2112, any, swapped(Mainloop::fp8_promoted, 64, 16, 3), "too few tiles to stream weights at full rate: k is split"},
-    Rule{16, any, any, swapped(Mainloop::fp8_promoted, 64, 16), "weights stream once past 16 tokens"},
-    Rule{32, 2112, any, swapped(Mainloop::fp8_promoted, 64, 32, 3), "too few tiles to stream weights at full rate: k is split"},
-    Rule{32, any, any, swapped(Mainloop::fp8_promoted, 64, 32), "weights stream once past 32 tokens"},
-    Rule{64, 2112, any, swapped(Mainloop::fp8_promoted, 64, 64, 3), "too few tiles to stream weights at full rate: k is split"},
-    Rule{64, any, any, swapped(Mainloop::fp8_promoted, 64, 64), "weights stream once past 64 tokens"},
-    Rule{128, any, any, swapped(Mainloop::fp8_promoted, 128, 64), "two columns of tiles share the weights in L2"},
-    Rule{any, any, any, cooperative(Mainloop::fp8_promoted, 128, 128, 2, 1), "two sets of partial sums fit its registers"},
+    Rule{16, 2816, any, swapped(Mainloop::fp8_promoted, 64, 16, 3), kSplit3},
+    Rule{16, 4224, any, swapped(Mainloop::fp8_promoted, 64, 16, 2), kSplit2},
+    Rule{16, any, any, swapped(Mainloop::fp8_promoted, 64, 16), kStream},
+    Rule{32, 2816, any, swapped(Mainloop::fp8_promoted, 64, 32, 3), kSplit3},
+    Rule{32, 4224, any, swapped(Mainloop::fp8_promoted, 64, 32, 2), kSplit2},
+    Rule{32, any, any, swapped(Mainloop::fp8_promoted, 64, 32), kStream},
+    Rule{64, 2816, any, swapped(Mainloop::fp8_promoted, 64, 64, 3), kSplit3},
+    Rule{64, 4224, any, swapped(Mainloop::fp8_promoted, 64, 64, 2), kSplit2},
+    Rule{64, any, any, swapped(Mainloop::fp8_promoted, 64, 64), kStream},
+    Rule{any, 2816, any, swapped(Mainloop::fp8_promoted, 64, 64, 2), "88 tiles of 64 features x 64 tokens at most: two CTAs a tile"},
+    Rule{any, 4224, any, swapped(Mainloop::fp8_promoted, 64, 64), "up to 132 tiles of 64 features x 64 tokens: one wave"},
+    Rule{any, any, any, pingpong(Mainloop::fp8_promoted, 64, 128, 1, 1), "one warpgroup promotes while the other multiplies"},
 };
 
 template <std::size_t N>
@@ -196,6 +173,69 @@ constexpr bool rows_exist(const std::array<Rule, N>& rules) {
 }
 static_assert(well_formed(kSm90Int8Rules) && well_formed(kSm90Fp8Rules) && well_formed(kSm90PromotedRules));
 static_assert(rows_exist(kSm90Int8Rules) && rows_exist(kSm90Fp8Rules) && rows_exist(kSm90PromotedRules));
+
+// ---- more tokens: measured costs -------------------------------------------------------------------------------------------
+// Here time goes in whole waves of tiles, which no threshold on m, n and k can follow. A row's time is
+//   max(waves * (blocks of 128 of k * block_ns + tile_ns) + end_ns, bytes / kSm90BytesPerNanosecond)
+// with waves = tiles / (clusters that the device holds at a time), rounded up. The row with the least time runs; a tie goes to
+// the least multiplying time. Costs are least-squares fits to a sweep (tuning log); a row that never won is not listed.
+struct TileCost {
+  std::int32_t row;
+  std::int32_t block_ns, tile_ns, end_ns;
+};
+inline constexpr std::int64_t kSm90BytesPerNanosecond = 2800;
+inline constexpr const char* kLeastTime = "least predicted time of whole waves of its tiles, from costs measured for each row";
+
+inline constexpr std::array kSm90Int8Costs = {
+    TileCost{swapped(Mainloop::int8, 64, 128, 1, 2), 219, 1250, 0},
+    TileCost{swapped(Mainloop::int8, 128, 128, 1, 2), 310, 2250, 0},
+    TileCost{pingpong(Mainloop::int8, 64, 128, 1, 1), 287, 1000, 0},
+    TileCost{cooperative(Mainloop::int8, 128, 64, 2, 2), 203, 1000, 0},
+    TileCost{cooperative(Mainloop::int8, 128, 96, 2, 1), 362, 1250, 0},
+    TileCost{cooperative(Mainloop::int8, 128, 112, 2, 1), 373, 1750, 0},
+    TileCost{cooperative(Mainloop::int8, 128, 128, 2, 1), 406, 1500, 0},
+    TileCost{cooperative(Mainloop::int8, 128, 128, 2, 2), 359, 1750, 0},
+    TileCost{pingpong(Mainloop::int8, 128, 128, 1, 2), 416, 1000, 1250},
+    TileCost{pingpong(Mainloop::int8, 128, 176, 2, 1), 494, 2000, 1000},
+    TileCost{cooperative(Mainloop::int8, 128, 192, 2, 1), 539, 2250, 0},
+    TileCost{cooperative(Mainloop::int8, 128, 224, 2, 1), 613, 3500, 0},
+    TileCost{cooperative(Mainloop::int8, 128, 256, 2, 1), 701, 3000, 0},
+    TileCost{cooperative(Mainloop::int8, 256, 112, 1, 2), 613, 3000, 0},
+    TileCost{cooperative(Mainloop::int8, 256, 128, 1, 2), 701, 2750, 0},
+};
+inline constexpr std::array kSm90Fp8Costs = {
+    TileCost{swapped(Mainloop::fp8_fast, 64, 128, 1, 2), 230, 1000, 0},
+    TileCost{swapped(Mainloop::fp8_fast, 128, 128, 1, 2), 318, 2500, 0},
+    TileCost{pingpong(Mainloop::fp8_fast, 64, 128, 1, 1), 280, 1500, 0},
+    TileCost{cooperative(Mainloop::fp8_fast, 128, 64, 2, 2), 219, 750, 0},
+    TileCost{cooperative(Mainloop::fp8_fast, 128, 96, 2, 1), 380, 1250, 0},
+    TileCost{cooperative(Mainloop::fp8_fast, 128, 112, 2, 1), 383, 2250, 0},
+    TileCost{cooperative(Mainloop::fp8_fast, 128, 128, 2, 1), 416, 2000, 0},
+    TileCost{cooperative(Mainloop::fp8_fast, 128, 128, 2, 2), 377, 2000, 0},
+    TileCost{pingpong(Mainloop::fp8_fast, 128, 128, 1, 2), 437, 1500, 250},
+    TileCost{pingpong(Mainloop::fp8_fast, 128, 176, 2, 1), 519, 2500, 0},
+    TileCost{cooperative(Mainloop::fp8_fast, 128, 192, 2, 1), 552, 3000, 0},
+    TileCost{cooperative(Mainloop::fp8_fast, 128, 224, 2, 1), 644, 4000, 0},
+    TileCost{cooperative(Mainloop::fp8_fast, 128, 256, 2, 1), 719, 4000, 0},
+    TileCost{cooperative(Mainloop::fp8_fast, 256, 112, 1, 2), 660, 3000, 0},
+    TileCost{cooperative(Mainloop::fp8_fast, 256, 128, 1, 2), 736, 3250, 0},
+};
+inline constexpr std::array kSm90PromotedCosts = {
+    TileCost{pingpong(Mainloop::fp8_promoted, 64, 128, 1, 1), 324, 750, 0},
+    TileCost{cooperative(Mainloop::fp8_promoted, 128, 64, 2, 1), 324, 1000, 0},
+    TileCost{cooperative(Mainloop::fp8_promoted, 128, 128, 2, 1), 437, 2250, 0},
+    TileCost{cooperative(Mainloop::fp8_promoted, 128, 128, 2, 2), 396, 2500, 0},
+    TileCost{cooperative(Mainloop::fp8_promoted, 256, 96, 1, 2), 760, 3500, 0},
+    TileCost{cooperative(Mainloop::fp8_promoted, 256, 128, 1, 2), 833, 4500, 0},
+    TileCost{cooperative(Mainloop::fp8_promoted, 256, 128, 2, 1), 853, 4250, 0},
+};
+template <std::size_t N>
+constexpr bool rows_exist(const std::array<TileCost, N>& costs) {
+  for (const TileCost& cost : costs)
+    if (cost.row < kSm90FirstTileRow || cost.row >= kSm90Rows) return false;
+  return true;
+}
+static_assert(rows_exist(kSm90Int8Costs) && rows_exist(kSm90Fp8Costs) && rows_exist(kSm90PromotedCosts));
 
 // Rules without the rows that split k: one accumulation order for all m (deterministic = true).
 constexpr bool splits_k(std::int32_t row) {

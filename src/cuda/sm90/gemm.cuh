@@ -35,6 +35,9 @@ using plan_tables::Mainloop;
 using plan_tables::Schedule;
 using plan_tables::TileConfig;
 
+// What promotion multiplies by where there are no block scales.
+static __device__ const float kUnitScale = 1.0f;
+
 template <TileConfig kConfig>
 struct Gemm {
   static_assert(plan_tables::valid(kConfig), "tile configuration");
@@ -145,12 +148,11 @@ struct Gemm {
       ptx::prefetch_map(&p.columns_map);
     }
     if (kPromoted && !p.block_scales) fill_unit_scales(cta);
-    if constexpr (kCluster)
-      ptx::cluster_sync();
-    else
-      __syncthreads();
+    __syncthreads();
+    if constexpr (kCluster) ptx::cluster_meet();  // the barriers of all are there
 
-    const int warpgroup = threadIdx.x / 128;
+    // Through a shuffle, so that the compiler knows it is the same for a warp and keeps what follows from it in uniform registers.
+    const int warpgroup = __shfl_sync(~0u, static_cast<int>(threadIdx.x / 128), 0);
     if (warpgroup == kConsumers) {
       if constexpr (kConsumers > 1) ptx::give_registers<kProducerRegisters>();
       if (threadIdx.x == kProducerThread) produce_operands(p, cta);
@@ -160,7 +162,7 @@ struct Gemm {
       consume(p, cta, warpgroup);
     }
     // No CTA leaves while a peer may still write into its shared memory or signal its barriers.
-    if constexpr (kCluster) ptx::cluster_sync_unaligned();
+    if constexpr (kCluster) ptx::cluster_meet_unaligned();
   }
 
   static __device__ __forceinline__ void initialize_barriers(const Parameters& p, const Cta& cta) {
@@ -207,7 +209,7 @@ struct Gemm {
     const int stage_bytes = kGeometry.rows_bytes + kGeometry.columns_bytes + (load_scales ? kGeometry.scale_bytes : 0);
 
     // Before the previous kernel has finished, weights may go into L2 (nothing observes them there); reading waits.
-    if (p.overlap) {
+    if (p.prefetch_weights) {
       const Tile tile = tile_at(p, cta, cta.first_tile);
       const int ahead = min(kStages, cta.k_blocks);
       for (int block = cta.k_begin; block < cta.k_begin + ahead; ++block)
@@ -220,7 +222,6 @@ struct Gemm {
         }
     }
     ptx::wait_for_previous_kernel();
-    ptx::allow_next_kernel();
 
     Slot slot;
     for (int index = cta.first_tile; index < cta.tiles; index += cta.tile_stride) {
@@ -256,6 +257,7 @@ struct Gemm {
         slot.advance();
       }
     }
+    ptx::allow_next_kernel();  // its CTAs may take what room there is; they wait for this kernel's end before they read
   }
 
   // ---- producer: column vectors, and block scales that only plain loads can read --------------------------------------
@@ -354,38 +356,65 @@ struct Gemm {
       for (int i = 0; i < kAccumulators; ++i) ptx::pin(values[slab][i]);
   }
 
-  // Puts the products of one stage in flight: sums += (or =, where starts_sum) rows * columns. `rows_offset`: bytes from the
-  // stage's first row to this warpgroup's (or this slab's).
-  template <int kCount>
-  static __device__ __forceinline__ void issue(const Cta& cta, int slot, int rows_offset,
-                                               Accumulator (&sums)[kCount][kAccumulators], bool starts_sum) {
-    const std::uint64_t rows =
-        ptx::operand_descriptor(cta.base + kGeometry.at_rows + slot * kGeometry.rows_bytes + rows_offset);
-    const std::uint64_t columns = ptx::operand_descriptor(cta.base + kGeometry.at_columns + slot * kGeometry.columns_bytes);
-    pin(sums);
-    ptx::wgmma_fence();
-#pragma unroll
-    for (int step = 0; step < kGeometry.k_steps; ++step)
-#pragma unroll
-      for (int k = 0; k < 4; ++k)  // 32 bytes of k each; descriptors count in 16 bytes
-#pragma unroll
-        for (int slab = 0; slab < kCount; ++slab)
-          Wgmma<kFloat, kColumns>::multiply(sums[slab], rows + (step * kConfig.m * 8 + slab * kSlabRows * 8 + k * 2),
-                                            columns + (step * kColumns * 8 + k * 2), !starts_sum || step != 0 || k != 0);
-    ptx::wgmma_commit();
-  }
+  // What a consumer needs of the ring, computed once: a stage costs it a few additions.
+  struct Ring {
+    std::uint32_t full;                   // barrier of slot 0
+    std::uint32_t rows, columns;          // low halves of the operands' descriptors in slot 0
+    std::uint32_t scales;                 // this thread's first token scale in slot 0
+    std::uint32_t empty;                  // barrier of slot 0 in the CTA that this lane tells of a read slot
+    bool tells;
 
-  // Tells every CTA that multicasts into this one that a slot of the ring has been read.
-  static __device__ __forceinline__ void release(const Cta& cta, int slot) {
-    const int lane = threadIdx.x % 32;
-    if constexpr (kCluster) {
-      const bool shares = lane / (kClusterM * kClusterN) == cta.part &&
-                          (lane % kClusterM == cta.row || lane / kClusterM % kClusterN == cta.column);
-      if (shares) ptx::barrier_arrive_at(empty(cta, slot), lane);
-    } else if (lane == 0) {
-      ptx::barrier_arrive(empty(cta, slot));
+    // `row_offset`: of this warpgroup's first row in the tile.
+    __device__ __forceinline__ Ring(const Cta& cta, int row_offset) {
+      const int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % 4;
+      full = Gemm::full(cta, 0);
+      rows = descriptor_low(cta.base + kGeometry.at_rows + row_offset * kSwizzleBytes);
+      columns = descriptor_low(cta.base + kGeometry.at_columns);
+      scales = cta.base + kGeometry.at_scales + (kSwap ? lane % 4 * 2 : row_offset + warp * 16 + lane / 4) * 4;
+      // Every CTA that multicasts into this one hears of it, this one included: lane i tells CTA i of the cluster.
+      tells = kCluster ? lane / (kClusterM * kClusterN) == cta.part &&
+                             (lane % kClusterM == cta.row || lane / kClusterM % kClusterN == cta.column)
+                       : lane == 0;
+      empty = kCluster ? ptx::cluster_address(Gemm::empty(cta, 0), tells ? lane : cta.rank) : Gemm::empty(cta, 0);
     }
-  }
+
+    static __device__ __forceinline__ std::uint32_t descriptor_low(std::uint32_t address) {
+      return static_cast<std::uint32_t>(ptx::operand_descriptor(address));
+    }
+    static constexpr std::uint64_t kDescriptorHigh = std::uint64_t{64} << 32 | std::uint64_t{1} << 62;
+
+    __device__ __forceinline__ void wait(const Slot& slot) const { ptx::barrier_wait(full + slot.index * 16, slot.phase); }
+
+    __device__ __forceinline__ void release(int slot) const {
+      if (!tells) return;
+      if constexpr (kCluster)
+        ptx::barrier_arrive_cluster(empty + slot * 16);
+      else
+        ptx::barrier_arrive(empty + slot * 16);
+    }
+
+    // Puts the products of one stage in flight: sums += (or =, where starts_sum) rows * columns, for kCount slabs from
+    // `first_slab` on.
+    template <int kCount>
+    __device__ __forceinline__ void issue(int slot, int first_slab, Accumulator (&sums)[kCount][kAccumulators],
+                                          bool starts_sum) const {
+      // in units of 16 bytes, as descriptors count
+      const std::uint32_t rows_now = rows + slot * (kGeometry.rows_bytes / 16) + first_slab * kSlabRows * (kSwizzleBytes / 16);
+      const std::uint32_t columns_now = columns + slot * (kGeometry.columns_bytes / 16);
+      pin(sums);
+      ptx::wgmma_fence();
+#pragma unroll
+      for (int step = 0; step < kGeometry.k_steps; ++step)
+#pragma unroll
+        for (int k = 0; k < 4; ++k)  // 32 bytes of k each
+#pragma unroll
+          for (int slab = 0; slab < kCount; ++slab)
+            Wgmma<kFloat, kColumns>::multiply(
+                sums[slab], kDescriptorHigh | (rows_now + (step * kConfig.m * 8 + slab * kSlabRows * 8 + k * 2)),
+                kDescriptorHigh | (columns_now + (step * kColumns * 8 + k * 2)), !starts_sum || step != 0 || k != 0);
+      ptx::wgmma_commit();
+    }
+  };
 
   static __device__ __forceinline__ void consume(const Parameters& p, const Cta& cta, int warpgroup) {
     ptx::wait_for_previous_kernel();
@@ -393,6 +422,7 @@ struct Gemm {
     int stored_chunks = 0;
     int done = 0;
     const int row_offset = kPingpong ? 0 : warpgroup * kSlabs * kSlabRows;  // of this warpgroup's share of a tile
+    const Ring ring(cta, row_offset);
     for (int index = cta.first_tile; index < cta.tiles; index += cta.tile_stride, ++done) {
       if (kPingpong && done % 2 != warpgroup) {
         slot.advance(cta.k_blocks);
@@ -408,11 +438,10 @@ struct Gemm {
       RowVectors row_vectors;  // requested before the main loop, used after it
       load_row_vectors(p, first_row, row_vectors);
       Accumulator sums[kSlabs][kAccumulators];
-      const int rows_offset = row_offset * kSwizzleBytes;
       if constexpr (kPromoted)
-        main_loop_promoted(p, cta, slot, warpgroup, tile, row_offset, rows_offset, passes_turn, sums);
+        main_loop_promoted(p, cta, ring, slot, warpgroup, tile, row_offset, passes_turn, sums);
       else
-        main_loop(cta, slot, warpgroup, rows_offset, passes_turn, sums);
+        main_loop(cta, ring, slot, warpgroup, passes_turn, sums);
 
       bool stores = true;
       if constexpr (kSplit > 1) stores = gather_partial_sums(cta, done, sums);
@@ -426,7 +455,7 @@ struct Gemm {
   }
 
   // The whole of k in one sum; the slot before the last one issued is free as soon as that one is in flight.
-  static __device__ __forceinline__ void main_loop(const Cta& cta, Slot& slot, int warpgroup, int rows_offset,
+  static __device__ __forceinline__ void main_loop(const Cta& cta, const Ring& ring, Slot& slot, int warpgroup,
                                                    bool passes_turn, Accumulator (&sums)[kSlabs][kAccumulators]) {
     // A split k starts from zeros: its loop count differs between CTAs, and the assembler serializes wgmma where a first
     // round without an old sum meets such a loop.
@@ -439,17 +468,17 @@ struct Gemm {
     }
     int previous = 0;
     for (int block = 0; block < cta.k_blocks; ++block) {
-      ptx::barrier_wait(full(cta, slot.index), slot.phase);
-      issue(cta, slot.index, rows_offset, sums, !kStartsFromZeros && block == 0);
+      ring.wait(slot);
+      ring.issue(slot.index, 0, sums, !kStartsFromZeros && block == 0);
       ptx::wgmma_wait<1>();
-      if (block > 0) release(cta, previous);
+      if (block > 0) ring.release(previous);
       previous = slot.index;
       slot.advance();
     }
     pass_turn(warpgroup, passes_turn);
     ptx::wgmma_wait<0>();
     pin(sums);
-    release(cta, previous);
+    ring.release(previous);
   }
 
   // ---- promotion: each 128 of k is summed by itself, then added to the fp32 sum with its scales -------------------------
@@ -457,14 +486,12 @@ struct Gemm {
   // Tokens' scales of a thread: of its rows, or of its columns where swapped.
   static constexpr int kTokenScales = kSwap ? kColumns / 4 : kSlabs * 2;
 
-  static __device__ __forceinline__ void load_token_scales(const Cta& cta, int slot, int row_offset,
-                                                           float (&scales)[kTokenScales]) {
-    const std::uint32_t from = cta.base + kGeometry.at_scales + slot * kGeometry.scale_slot;
-    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % 4;
+  static __device__ __forceinline__ void load_token_scales(const Ring& ring, int slot, float (&scales)[kTokenScales]) {
+    const std::uint32_t from = ring.scales + slot * kGeometry.scale_slot;
     if constexpr (kSwap) {
 #pragma unroll
       for (int j = 0; j < kColumns / 8; ++j) {
-        const float2 pair = ptx::load_shared_float2(from + (j * 8 + lane % 4 * 2) * 4);
+        const float2 pair = ptx::load_shared_float2(from + j * 32);
         scales[j * 2] = pair.x;
         scales[j * 2 + 1] = pair.y;
       }
@@ -473,8 +500,7 @@ struct Gemm {
       for (int slab = 0; slab < kSlabs; ++slab)
 #pragma unroll
         for (int half = 0; half < 2; ++half)
-          scales[slab * 2 + half] =
-              ptx::load_shared_float(from + (row_offset + slab * kSlabRows + warp * 16 + half * 8 + lane / 4) * 4);
+          scales[slab * 2 + half] = ptx::load_shared_float(from + (slab * kSlabRows + half * 8) * 4);
     }
   }
 
@@ -508,8 +534,8 @@ struct Gemm {
 
   // One slab: two sets of partial sums, so that one block's products run while the block before is promoted. Two slabs: one
   // set serves them in turn, and the other warpgroup keeps the tensor cores busy meanwhile.
-  static __device__ __forceinline__ void main_loop_promoted(const Parameters& p, const Cta& cta, Slot& slot, int warpgroup,
-                                                            const Tile& tile, int row_offset, int rows_offset,
+  static __device__ __forceinline__ void main_loop_promoted(const Parameters& p, const Cta& cta, const Ring& ring, Slot& slot,
+                                                            int warpgroup, const Tile& tile, int row_offset,
                                                             bool passes_turn, float (&sums)[kSlabs][kAccumulators]) {
     static_assert(kSlabs <= 2);
     constexpr bool kTwoBlocks = !kSwap && 128 % kColumns != 0;
@@ -518,12 +544,15 @@ struct Gemm {
     const int weight_block = min((kSwap ? tile.row + row_offset : tile.column) / kScaleBlockElements, last_weight_block);
     const int next_weight_block = min(weight_block + 1, last_weight_block);
     const int second_block = (weight_block + 1) * kScaleBlockElements - tile.column;
-    const std::int64_t k_stride = p.scale_b_k_stride;
-    const float* weights0 = p.scale_b + weight_block * p.scale_b_stride + cta.k_begin * k_stride;
-    const float* weights1 = p.scale_b + next_weight_block * p.scale_b_stride + cta.k_begin * k_stride;
-    const bool block_scales = p.block_scales;
-    const auto weight_scale = [&](const float* from, int block) {
-      return block_scales ? __ldg(from + block * k_stride) : 1.0f;
+    // One weight scale a block of k, walked by pointer; without block scales, always the same one.
+    const std::int64_t k_stride = p.block_scales ? p.scale_b_k_stride : 0;
+    const float* weights0 =
+        p.block_scales ? p.scale_b + weight_block * p.scale_b_stride + cta.k_begin * k_stride : &kUnitScale;
+    const float* weights1 =
+        p.block_scales ? p.scale_b + next_weight_block * p.scale_b_stride + cta.k_begin * k_stride : &kUnitScale;
+    const auto next_weight_scale = [k_stride](const float*& from) {
+      from += k_stride;
+      return __ldg(from);
     };
 #pragma unroll
     for (int slab = 0; slab < kSlabs; ++slab)
@@ -532,41 +561,41 @@ struct Gemm {
 
     float partial[1][kAccumulators];
     float token_scales[kTokenScales];
-    float weight0 = weight_scale(weights0, 0), weight1 = kTwoBlocks ? weight_scale(weights1, 0) : 0.0f;
+    float weight0 = __ldg(weights0), weight1 = kTwoBlocks ? __ldg(weights1) : 0.0f;
     const int blocks = cta.k_blocks;
     if constexpr (kOverlapped) {
       float partial_other[1][kAccumulators];
       // `current` is in flight; put the next block's products in flight too, then take `current`. No branch may stand
       // around a wgmma here, or the assembler serializes them all.
-      const auto step = [&](float(&current)[1][kAccumulators], float(&next)[1][kAccumulators], int block) {
+      const auto step = [&](float(&current)[1][kAccumulators], float(&next)[1][kAccumulators]) {
         const float current0 = weight0, current1 = weight1;
         const int taken = slot.index;
         slot.advance();
-        load_token_scales(cta, taken, row_offset, token_scales);
-        ptx::barrier_wait(full(cta, slot.index), slot.phase);
-        issue(cta, slot.index, rows_offset, next, true);
-        weight0 = weight_scale(weights0, block + 1);
-        if constexpr (kTwoBlocks) weight1 = weight_scale(weights1, block + 1);
+        load_token_scales(ring, taken, token_scales);
+        ring.wait(slot);
+        ring.issue(slot.index, 0, next, true);
+        weight0 = next_weight_scale(weights0);
+        if constexpr (kTwoBlocks) weight1 = next_weight_scale(weights1);
         ptx::wgmma_wait<1>();
-        release(cta, taken);
+        ring.release(taken);
         promote<0>(current, sums, token_scales, current0, current1, second_block);
       };
       const auto finish = [&](float(&current)[1][kAccumulators]) {
-        load_token_scales(cta, slot.index, row_offset, token_scales);
+        load_token_scales(ring, slot.index, token_scales);
         ptx::wgmma_wait<0>();
-        release(cta, slot.index);
+        ring.release(slot.index);
         promote<0>(current, sums, token_scales, weight0, weight1, second_block);
         slot.advance();
       };
-      ptx::barrier_wait(full(cta, slot.index), slot.phase);
-      issue(cta, slot.index, rows_offset, partial, true);
+      ring.wait(slot);
+      ring.issue(slot.index, 0, partial, true);
       int block = 0;
       for (; block + 2 < blocks; block += 2) {
-        step(partial, partial_other, block);
-        step(partial_other, partial, block + 1);
+        step(partial, partial_other);
+        step(partial_other, partial);
       }
       if (block + 1 < blocks) {
-        step(partial, partial_other, block);
+        step(partial, partial_other);
         pass_turn(warpgroup, passes_turn);
         finish(partial_other);
       } else {
@@ -575,19 +604,22 @@ struct Gemm {
       }
     } else {
       for (int block = 0; block < blocks; ++block) {
-        ptx::barrier_wait(full(cta, slot.index), slot.phase);
-        issue(cta, slot.index, rows_offset, partial, true);
+        ring.wait(slot);
+        ring.issue(slot.index, 0, partial, true);
         if (kPingpong && block + 1 == blocks) pass_turn(warpgroup, passes_turn);
-        load_token_scales(cta, slot.index, row_offset, token_scales);
-        const int next = min(block + 1, blocks - 1);
-        const float next0 = weight_scale(weights0, next), next1 = kTwoBlocks ? weight_scale(weights1, next) : 0.0f;
+        load_token_scales(ring, slot.index, token_scales);
+        float next0 = weight0, next1 = weight1;
+        if (block + 1 < blocks) {
+          next0 = next_weight_scale(weights0);
+          if constexpr (kTwoBlocks) next1 = next_weight_scale(weights1);
+        }
         ptx::wgmma_wait<0>();
-        if constexpr (kSlabs == 1) release(cta, slot.index);
+        if constexpr (kSlabs == 1) ring.release(slot.index);
         promote<0>(partial, sums, token_scales, weight0, weight1, second_block);
         if constexpr (kSlabs == 2) {
-          issue(cta, slot.index, rows_offset + kSlabRows * kSwizzleBytes, partial, true);
+          ring.issue(slot.index, 1, partial, true);
           ptx::wgmma_wait<0>();
-          release(cta, slot.index);
+          ring.release(slot.index);
           promote<1>(partial, sums, token_scales, weight0, weight1, second_block);
         }
         weight0 = next0;

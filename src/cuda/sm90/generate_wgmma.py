@@ -19,7 +19,9 @@ def wrapper(is_float: str, accumulator: str, types: str, constraint: str, scales
     count = width // 2
     registers = ",".join(f"%{i}" for i in range(count))
     outputs = ", ".join(f'"+{constraint}"(d[{i}])' for i in range(count))
-    instruction = f"wgmma.mma_async.sync.aligned.m64n{width}k32.{types} {{{registers}}}, %{count}, %{count + 1}, p{scales};"
+    instruction = (
+        f"wgmma.mma_async.sync.aligned.m64n{width}k32.{types} {{{registers}}}, %{count}, %{count + 1}, p{scales};"
+    )
     return (
         f"template <>\nstruct Wgmma<{is_float}, {width}> {{\n"
         f"  static __device__ __forceinline__ void multiply({accumulator} (&d)[{count}], std::uint64_t a, std::uint64_t b,\n"

@@ -221,7 +221,8 @@ Status launch(const Plan& plan, const GemmProblem& problem, const void* kernel, 
   p.out_stride = problem.out_stride;
   p.output = output_kind(problem.output_dtype);
   p.block_scales = problem.blockwise();
-  p.overlap = overlap;
+  // Worth it where a next kernel's CTA fits beside this one's on a multiprocessor; else its CTAs come too late to gain by it.
+  p.prefetch_weights = overlap && geometry.total_bytes <= plan_tables::kSm90SharedMemory / 2;
   p.stream_weights = problem.m <= 256;  // few tokens are read again by every column of tiles, weights hardly
   if (!fill_maps(problem, tile, geometry, p))
     return Status(std::string(plan.name) + ": expected the driver to take tensor maps for " + describe(problem) +

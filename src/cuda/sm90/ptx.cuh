@@ -36,6 +36,10 @@ EVERGEMM_PTX void barrier_arrive_at(std::uint32_t barrier, std::uint32_t cta) {
       "  mbarrier.arrive.shared::cluster.b64 _, [remote]; }" ::"r"(barrier), "r"(cta)
       : "memory");
 }
+// That, by an address that cluster_address() has mapped.
+EVERGEMM_PTX void barrier_arrive_cluster(std::uint32_t cluster_address) {
+  asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0];" ::"r"(cluster_address) : "memory");
+}
 // The same, with everything this thread wrote or observed before made visible to the cluster.
 EVERGEMM_PTX void barrier_arrive_release_cluster(std::uint32_t cluster_address) {
   asm volatile("mbarrier.arrive.release.cluster.shared::cluster.b64 _, [%0];" ::"r"(cluster_address) : "memory");
@@ -70,12 +74,14 @@ EVERGEMM_PTX void named_barrier_arrive(int id, int threads) {
 
 // ---- clusters ---------------------------------------------------------------------------------------------------------
 
-EVERGEMM_PTX void cluster_sync() {
-  asm volatile("barrier.cluster.arrive.release.aligned;\n barrier.cluster.wait.acquire.aligned;" ::: "memory");
+// All threads of the cluster have come here. No memory is ordered (a release would cost a membar of the whole GPU): what a peer
+// must see goes through mbarriers.
+EVERGEMM_PTX void cluster_meet() {
+  asm volatile("barrier.cluster.arrive.relaxed.aligned;\n barrier.cluster.wait.aligned;" ::: "memory");
 }
 // For threads that come from different branches.
-EVERGEMM_PTX void cluster_sync_unaligned() {
-  asm volatile("barrier.cluster.arrive.release;\n barrier.cluster.wait.acquire;" ::: "memory");
+EVERGEMM_PTX void cluster_meet_unaligned() {
+  asm volatile("barrier.cluster.arrive.relaxed;\n barrier.cluster.wait;" ::: "memory");
 }
 EVERGEMM_PTX std::uint32_t cluster_address(std::uint32_t address, std::uint32_t cta) {
   std::uint32_t mapped;
