@@ -16,6 +16,7 @@ from torch import nn
 FP8 = torch.float8_e4m3fn
 CONFIGS = {
     "int8_dynamic": evergemm.Int8Dynamic(),
+    "int8_dynamic_asymmetric": evergemm.Int8Dynamic(asymmetric=True),
     "int8_static": evergemm.Int8Static(calibration=[torch.linspace(-2, 2, 600).view(2, 300)]),
     "fp8_dynamic": evergemm.Fp8Dynamic(),
     "fp8_block": evergemm.Fp8Block(),
@@ -107,6 +108,8 @@ def test_names_shapes_and_dtypes_are_those_of_compressed_tensors(scheme, tmp_pat
     }
     if scheme == "int8_static":
         wanted |= {"0.input_scale": ([1], torch.float32), "2.input_scale": ([1], torch.float32)}
+    if scheme == "int8_dynamic_asymmetric":
+        wanted |= {"0.azp_adj": ([200], torch.int32), "2.azp_adj": ([70], torch.int32)}
     assert stored == wanted
 
 
@@ -209,7 +212,7 @@ def test_a_folder_loads_whole_or_in_shards(tmp_path, shards, config):
     ("config", "words"),
     [
         (described(None), "got weights only in group group_0"),
-        (described({"num_bits": 8, "symmetric": False}), "got asymmetric ones in group group_0"),
+        (described({"num_bits": 8, "symmetric": False}), "got fixed ones in group group_0"),
     ],
 )
 def test_a_folder_that_means_something_else_is_refused(tmp_path, config, words):
@@ -217,6 +220,23 @@ def test_a_folder_that_means_something_else_is_refused(tmp_path, config, words):
     with pytest.raises(ValueError, match="^checkpoint.load_: expected .*; got .*; fix: ") as raised:
         checkpoint.load_(small(), tmp_path)
     assert words in str(raised.value)
+
+
+def test_a_folder_says_that_activations_have_zero_points(tmp_path):
+    write_folder(tmp_path, foreign(), 1, described({"num_bits": 8, "symmetric": False, "dynamic": True}))
+    target = small()
+    checkpoint.load_(target, tmp_path)
+    assert target[0].scheme == "int8_dynamic_asymmetric"
+    assert torch.equal(target[0].azp_adj, foreign()["0.weight"].sum(1).to(torch.int32))
+
+
+def test_a_folder_of_two_schemes_is_refused(tmp_path):
+    config = described({"symmetric": True})
+    groups = config["quantization_config"]["config_groups"]
+    groups["group_1"] = {"input_activations": {"symmetric": False, "dynamic": True}}
+    write_folder(tmp_path, foreign(), 1, config)
+    with pytest.raises(ValueError, match="all symmetric or all asymmetric; got both"):
+        checkpoint.load_(small(), tmp_path)
 
 
 def test_an_index_may_not_lead_out_of_its_folder(tmp_path):
@@ -296,7 +316,13 @@ class Tied(nn.Module):
 
 
 @pytest.mark.parametrize(
-    "config", [evergemm.Int8Dynamic(), evergemm.Int8Static(calibration=[torch.arange(50)]), evergemm.Fp8Block()]
+    "config",
+    [
+        evergemm.Int8Dynamic(),
+        evergemm.Int8Dynamic(asymmetric=True),
+        evergemm.Int8Static(calibration=[torch.arange(50)]),
+        evergemm.Fp8Block(),
+    ],
 )
 def test_tied_weights_are_stored_once_and_tied_again(config, tmp_path):
     torch.manual_seed(0)

@@ -12,7 +12,7 @@ from evergemm.nn import BLOCK, QuantLinear
 from torch._dynamo.testing import CompileCounterWithBackend
 
 FP8 = torch.float8_e4m3fn
-SCHEMES = ("int8_dynamic", "int8_static", "fp8_dynamic", "fp8_static", "fp8_block")
+SCHEMES = ("int8_dynamic", "int8_dynamic_asymmetric", "int8_static", "fp8_dynamic", "fp8_static", "fp8_block")
 X_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -30,13 +30,17 @@ def exact_layer(scheme: str, n: int, k: int, bias: bool = True, seed: int = 0) -
     shape = (-(-n // BLOCK), -(-k // BLOCK)) if scheme == "fp8_block" else (n, 1)
     weight_scale = torch.exp2(torch.randint(-2, 3, shape, generator=generator).float())
     biases = torch.randint(-4, 5, (n,), generator=generator).float() if bias else None
-    return QuantLinear(weight, weight_scale, biases, torch.tensor([0.5]) if scheme.endswith("static") else None)
+    input_scale = torch.tensor([0.5]) if scheme.endswith("static") else None
+    return QuantLinear(weight, weight_scale, biases, input_scale, asymmetric=scheme.endswith("asymmetric"))
 
 
 def exact_rows(scheme: str, m: int, k: int, dtype: torch.dtype, seed: int = 1) -> torch.Tensor:
     """[m, k] that the scheme's quantizer represents exactly: its absmax is the largest code times a power of two."""
     generator = torch.Generator().manual_seed(seed)
     x = torch.randint(-2, 3, (m, k), generator=generator).float()
+    if scheme.endswith("asymmetric"):
+        x[:, 0], x[:, -1] = 255.0, 0.0  # the range of one step a code where 0 <= x
+        return x.abs().to(dtype)
     largest = 127.0 if scheme.startswith("int8") else 448.0
     if scheme.endswith("static"):
         return (0.5 * x).to(dtype)  # with the layer's input_scale of 0.5
@@ -106,7 +110,7 @@ def test_casts_of_the_model_leave_stored_tensors_alone(scheme, cast):
     layer = exact_layer(scheme, 24, 40)
     before = {name: tensor.clone() for name, tensor in layer.state_dict().items()}
     model = torch.nn.Sequential(layer, torch.nn.LayerNorm(24)).to(cast)
-    for name in ("weight", "weight_scale", "input_scale"):
+    for name in ("weight", "weight_scale", "input_scale", "azp_adj"):
         tensor = getattr(layer, name)
         if tensor is not None:
             assert tensor.dtype == before[name].dtype
@@ -172,6 +176,9 @@ INT8_WEIGHT, FP8_WEIGHT = torch.ones(200, 300, dtype=torch.int8), torch.ones(200
         ((INT8_WEIGHT, torch.ones(200, 1), None, torch.ones(1).double()), "torch.float64"),
         ((FP8_WEIGHT, torch.ones(2, 3), None, torch.ones(1)), "no input_scale with block scales"),
         ((torch.empty(1, 131_072, dtype=torch.int8), torch.ones(1)), "at most 131071 input features"),
+        ((FP8_WEIGHT, torch.ones(200, 1), None, None, True), "asymmetric only with an int8 weight"),
+        ((INT8_WEIGHT, torch.ones(200, 1), None, torch.ones(1), True), "an input_scale; fix: leave asymmetric away"),
+        ((torch.ones(1, 65_794, dtype=torch.int8), torch.ones(1), None, None, True), "65794 input features"),
     ],
 )
 def test_tensors_that_do_not_fit_are_refused(arguments, words):
@@ -227,6 +234,25 @@ def test_a_state_dict_that_would_be_cast_silently_is_refused(name, tensor, words
         layer.load_state_dict(layer.state_dict() | {name: tensor})
     assert words in str(raised.value)
     assert torch.equal(layer.state_dict()[name], before)
+
+
+def test_zero_points_are_finer_where_x_leans_to_one_side():
+    x = torch.rand(20, 40, generator=torch.Generator().manual_seed(7)) * 3 - 0.2
+    weight = torch.randint(-127, 128, (24, 40), dtype=torch.int8, generator=torch.Generator().manual_seed(8))
+    symmetric, asymmetric = (QuantLinear(weight, torch.ones(24, 1), asymmetric=flag) for flag in (False, True))
+    exact = x.double() @ weight.double().t()
+    errors = [float((layer(x).double() - exact).norm()) for layer in (symmetric, asymmetric)]
+    assert errors[1] < 0.6 * errors[0]
+
+
+def test_zero_point_sums_that_do_not_belong_to_the_weight_are_refused():
+    layer = exact_layer("int8_dynamic_asymmetric", 24, 40)
+    assert torch.equal(layer.azp_adj, layer.weight.to(torch.int32).sum(1).to(torch.int32))
+    state = layer.state_dict()
+    with pytest.raises(RuntimeError, match="azp_adj to hold the sums of weight over its rows; got other values; fix: "):
+        layer.load_state_dict(state | {"azp_adj": state["azp_adj"] + 1})
+    with pytest.raises(RuntimeError, match="azp_adj of torch.int32; got torch.float32"):
+        layer.load_state_dict(state | {"azp_adj": state["azp_adj"].float()})
 
 
 def test_a_tensor_that_requires_grad_is_refused_by_name():

@@ -35,6 +35,8 @@ def mlp() -> nn.Sequential:
 
 
 def config_of(scheme: str, batches=None):
+    if scheme == "int8_dynamic":
+        return evergemm.Int8Dynamic(calibration=batches, asymmetric=False)
     if scheme == "int8_static":
         return evergemm.Int8Static(calibration=batches if batches is not None else [torch.randn(64, 300)])
     return CONFIGS[scheme](calibration=batches)
@@ -94,6 +96,29 @@ def test_report_counts_bytes_errors_and_rows(scheme):
             assert row == plan.row != ""
 
 
+def test_zero_points_are_chosen_where_they_pay():
+    """The first layer sees values of both signs, the second those behind a ReLU."""
+    batches = [torch.randn(64, 300)]
+    model = nn.Sequential(nn.Linear(300, 200), nn.ReLU(), nn.Linear(200, 70))
+    reports = {}
+    for asymmetric in (None, False, True):
+        twin = copy.deepcopy(model)
+        reports[asymmetric] = evergemm.quantize_(twin, evergemm.Int8Dynamic(batches, asymmetric)).layers
+        schemes = [layer.scheme for layer in reports[asymmetric]]
+        assert schemes == [twin[0].scheme, twin[2].scheme]
+    plain, zero_point = "int8_dynamic", "int8_dynamic_asymmetric"
+    assert [[layer.scheme for layer in layers] for layers in reports.values()] == [
+        [plain, zero_point],
+        [plain, plain],
+        [zero_point, zero_point],
+    ]
+    assert reports[None][0] == reports[False][0] and reports[None][1] == reports[True][1]
+    assert reports[True][1].relative_error < 0.9 * reports[False][1].relative_error
+    assert reports[True][1].bytes_after == reports[False][1].bytes_after + 4 * 70
+    plan = evergemm.explain("scaled_mm_azp", m=64, n=70, k=200, azp=True, bias=True, out_dtype="float32")
+    assert reports[True][1].row == plan.row
+
+
 def test_a_sample_is_generated_where_nothing_calibrates():
     reports = [evergemm.quantize_(copy.deepcopy(model), evergemm.Int8Dynamic()) for model in [mlp()] * 2]
     assert reports[0] == reports[1]
@@ -113,7 +138,7 @@ def test_a_broken_scale_shows_in_the_error():
 
 def test_printed_report_names_every_layer():
     model = nn.Sequential(mlp(), nn.Linear(70, 10))
-    text = str(evergemm.quantize_(model, evergemm.Int8Dynamic(), lambda module, name: name != "1"))
+    text = str(evergemm.quantize_(model, evergemm.Int8Dynamic(asymmetric=False), lambda module, name: name != "1"))
     lines = text.splitlines()
     assert lines[0].split() == "layer n x k scheme before after error m row that runs".split()
     assert lines[2].startswith("0.0    200 x 300  int8_dynamic")
@@ -342,7 +367,9 @@ def test_a_weight_whose_rows_are_not_contiguous_is_quantized():
 def test_filter_is_asked_about_every_linear_with_its_name():
     model = nn.Sequential(mlp(), nn.Linear(70, 10))
     asked = []
-    report = evergemm.quantize_(model, evergemm.Int8Dynamic(), lambda module, name: asked.append((name, module)))
+    report = evergemm.quantize_(
+        model, evergemm.Int8Dynamic(asymmetric=False), lambda module, name: asked.append((name, module))
+    )
     assert [name for name, _ in asked] == ["0.0", "0.2", "1"]
     assert all(type(module) is nn.Linear for _, module in asked)
     assert not report.layers and [one.name for one in report.skipped] == ["0.0", "0.2", "1"]
@@ -358,6 +385,7 @@ def test_quantizing_twice_changes_nothing():
     assert all(torch.equal(state[name], tensor) for name, tensor in model.state_dict().items())
 
 
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
 def test_attention_and_transformer_layers_keep_working():
     layer = nn.TransformerEncoderLayer(32, 2, 64, dropout=0.0, batch_first=True)
     model = nn.TransformerEncoder(layer, 2, enable_nested_tensor=True).eval()
