@@ -5,15 +5,18 @@
 #include <gtest/gtest.h>
 
 #include <array>
+#include <atomic>
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
 #include <iostream>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "bound_checker.h"
 #include "cases.h"
+#include "evergemm/numerics.h"
 #include "evergemm/plan.h"
 #include "evergemm/reference.h"
 #include "evergemm/run.h"
@@ -231,7 +234,9 @@ TEST(Epilogue, EveryMixtureOfFloat8) {
 
 // Scales that overflow float16, underflow to subnormals of every output type, are infinite, NaN, zero or negative zero.
 TEST(Epilogue, ScalesAtTheEdgeOfTheOutputTypes) {
-  for (const float scale : {1e3f, 1e30f, 1e-9f, 1e-12f, 3e-41f, 1e-44f, INFINITY, NAN, 0.0f, -0.0f, -7e-6f})
+  const float nan_of_ones = numerics::bits_to_float(0x7fffffff);  // rounding its bits as a number's would give -0
+  for (const float scale :
+       {1e3f, 1e30f, 1e-9f, 1e-12f, 3e-41f, 1e-44f, INFINITY, NAN, nan_of_ones, 0.0f, -0.0f, -7e-6f})
     for (const DType output : kOutputs)
       for (const DType input : kInputs)
         for (const bool bias : {false, true}) {
@@ -246,20 +251,23 @@ TEST(Epilogue, ScalesAtTheEdgeOfTheOutputTypes) {
         }
 }
 
-// Sums beyond 2^31 wrap: every product is 2^14, and 2^17 of them are 2^31.
+// Sums beyond 2^31 wrap, whichever operand a kernel has shifted into unsigned bytes.
 TEST(Int8, SumsWrapAsTwosComplement) {
-  GemmSetup setup = setup_of(2, 3, (1 << 17) + 5, DType::int8, 0);
-  setup.m = 15;
-  setup.output = DType::float32;
-  setup.zero_point = ZeroPoint::none;
-  GemmOperands operands(setup);
-  const std::vector<std::int8_t> lowest(static_cast<std::size_t>(15 * setup.k), -128);
-  operands.problem().a = operands.problem().b = lowest.data();
-  operands.problem().a_stride = operands.problem().b_stride = setup.k;
-  run_rows(operands, {0});
-  ASSERT_LT(stored_at(operands.problem(), 0, 0) /
-                (scale_at(operands.problem().scale_a, 0, 0) * scale_at(operands.problem().scale_b, 0, 0)),
-            -2e9);
+  for (const auto& [a_value, b_value] : {std::pair{-128, -128}, std::pair{127, 127}, std::pair{-128, 127}}) {
+    GemmSetup setup = setup_of(15, 20, 140'001, DType::int8, 0);
+    setup.output = DType::float32;
+    setup.zero_point = ZeroPoint::none;
+    GemmOperands operands(setup);
+    const std::vector<std::int8_t> a(static_cast<std::size_t>(setup.m * setup.k), static_cast<std::int8_t>(a_value));
+    const std::vector<std::int8_t> b(static_cast<std::size_t>(setup.n * setup.k), static_cast<std::int8_t>(b_value));
+    operands.problem().a = a.data();
+    operands.problem().b = b.data();
+    operands.problem().a_stride = operands.problem().b_stride = setup.k;
+    run_rows(operands, {0});
+    const double sum = stored_at(operands.problem(), 0, 0) /
+                       (scale_at(operands.problem().scale_a, 0, 0) * scale_at(operands.problem().scale_b, 0, 0));
+    ASSERT_LT(sum * a_value * b_value, 0) << "the sum has not wrapped";
+  }
 }
 // Zero points far outside int8, and sums of columns far outside what int8 can give: equal modulo 2^32.
 TEST(Int8, ZeroPointsWrapAsTwosComplement) {
@@ -325,7 +333,7 @@ TEST(Memory, NothingBeyondTheOperandsIsRead) {
   for (const auto edge : {PageEdgeBuffer::Edge::end, PageEdgeBuffer::Edge::start})
     for (const DType input : kInputs)
       for (const std::int64_t m : {1, 6, 15})
-        for (const std::int64_t n : {1, 15, 33})
+        for (const std::int64_t n : {1, 16, 33})
           for (const std::int64_t k : {1, 7, 16, 63, 65, 130}) {
             GemmSetup setup = setup_of(m, n, k, input, static_cast<std::uint64_t>(m + n + k));
             setup.a_padding = setup.b_padding = setup.out_padding = 0;
@@ -342,6 +350,61 @@ TEST(Memory, NothingBeyondTheOperandsIsRead) {
             SCOPED_TRACE(setup.text());
             run_rows(operands, {0});
           }
+}
+
+// ---- splitting ----
+
+// Each item of the work alone: what it writes, as marks in a result that is poisoned before. The problem's result is fp32.
+struct WrittenByItem {
+  float* out = nullptr;
+  std::size_t elements = 0;
+  std::vector<int> times_written;
+  std::int64_t items = 0;
+} written;
+void each_item_alone(std::int64_t begin, std::int64_t end, std::int64_t, ParallelForBody body, void* context) {
+  for (std::int64_t item = begin; item < end; ++item) {
+    std::fill_n(written.out, written.elements, NAN);
+    body(context, item, item + 1);
+    for (std::size_t i = 0; i < written.elements; ++i) written.times_written[i] += std::isnan(written.out[i]) ? 0 : 1;
+    ++written.items;
+  }
+}
+// Pieces that overlapped would give the right result and a data race.
+TEST(Splitting, EveryElementBelongsToOneItem) {
+  for (const DType input : kInputs)
+    for (const std::int64_t m : {1, 90}) {
+      GemmSetup setup = setup_of(m, 300, 40, input, 2);
+      setup.data = Data::normal;
+      setup.out_padding = 0;
+      ASSERT_EQ(setup.output, DType::float32);
+      GemmOperands operands(setup);
+      const GemmProblem& problem = operands.problem();
+      for (std::int32_t row = kReferenceRow + 1; row < row_count(Architecture::cpu); ++row) {
+        Plan plan;
+        if (!plan_row(problem, cpu_facts(), row, plan).ok()) continue;
+        SCOPED_TRACE(plan.name);
+        const auto elements = static_cast<std::size_t>(m * setup.n);
+        written = WrittenByItem{static_cast<float*>(problem.out), elements, std::vector<int>(elements), 0};
+        ASSERT_TRUE(run(plan, problem, RunContext{each_item_alone, 3, nullptr, nullptr}).ok());
+        EXPECT_GT(written.items, 2);
+        EXPECT_EQ(written.times_written, std::vector<int>(elements, 1));
+      }
+    }
+}
+
+TEST(Splitting, ThreadsCoverARangeOnce) {
+  for (const std::int64_t length : {0, 1, 2, 3, 7, 1000})
+    for (const std::int64_t grain : {0, 1, 2, 3, 999, 5000}) {
+      std::vector<std::atomic<int>> visits(static_cast<std::size_t>(length));
+      parallel_for_threads(
+          -3, length - 3, grain,
+          [](void* context, std::int64_t begin, std::int64_t end) {
+            auto& counts = *static_cast<std::vector<std::atomic<int>>*>(context);
+            for (std::int64_t i = begin; i < end; ++i) ++counts[static_cast<std::size_t>(i + 3)];
+          },
+          &visits);
+      for (const auto& count : visits) ASSERT_EQ(count, 1) << "length " << length << ", grain " << grain;
+    }
 }
 
 // ---- what ran ----
