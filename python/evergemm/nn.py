@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch
 
 from . import ops as _ops
+from .moe import QuantMoE, QuantMoEBlock  # noqa: F401  modules of this name space, too
 
 BLOCK = 128  # width and height of a scale block of BlockWise weights, in elements
 INT8_LARGEST_K = 131_071  # beyond it the int32 sum of int8 products could overflow, and the operators refuse

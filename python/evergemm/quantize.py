@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
 
+from . import moe as _moe
 from . import ops as _ops
 from .nn import BLOCK, INT8_LARGEST_K, INT8_LARGEST_K_ASYMMETRIC, QuantLinear
 from .text import bytes_text, table
@@ -370,6 +371,58 @@ def _row_name(layer: QuantLinear, m: int, x_dtype: torch.dtype) -> str:
     return plan.row or plan.error
 
 
+def _choose_experts(
+    model: torch.nn.Module, config: Config, dtype: torch.dtype, filter_fn: Callable[[torch.nn.Module, str], bool] | None
+) -> tuple[list[_moe.Candidate], list[SkippedLayer]]:
+    """The experts of mixture-of-experts layers that can be replaced whole, and what stays as it is."""
+    experts, skipped = [], []
+    for candidate in _moe.candidates(model):
+        if filter_fn is not None and not filter_fn(candidate.module, candidate.name):
+            reason = "filter_fn declined it"
+        else:
+            reason = _moe.why_not(
+                candidate, isinstance(config, Int8Static), INT8_LARGEST_K if dtype == torch.int8 else None
+            )
+        if reason:
+            skipped.append(SkippedLayer(candidate.name, tuple(candidate.parameters()[0].shape), reason))
+            continue
+        experts.append(candidate)
+        if candidate.block:
+            shape = tuple(candidate.module.gate.weight.shape)
+            skipped.append(SkippedLayer(f"{candidate.name}.gate", shape, "a router: its choices are made in float"))
+    return experts, skipped
+
+
+def _replace_experts(
+    model: torch.nn.Module, candidate: _moe.Candidate, config: Config, seen: Mapping[int, _Seen], scheme: str
+) -> LayerReport:
+    """Puts quantized experts in their place. The report's shape is that of one expert's first weight."""
+    weights = candidate.parameters()
+    record = seen.get(id(candidate.module))
+    sampled = record is not None and record.row_count > 0
+    if sampled:
+        x = torch.cat(record.rows).to(weights[0].dtype)
+    else:
+        generator = torch.Generator().manual_seed(0)
+        x = torch.randn(SAMPLE_ROWS, _moe.hidden_size(candidate), generator=generator).to(weights[0].dtype)
+    module = _moe.quantized(candidate, lambda weight: _quantized_weight(weight, config))
+    _, rows, hidden = (module.experts if candidate.block else module).w13.shape
+    report = LayerReport(
+        name=candidate.name,
+        shape=(rows, hidden),
+        scheme=scheme,
+        bytes_before=_bytes_of(*weights),
+        bytes_after=_moe.stored_bytes(module),
+        relative_error=_moe.relative_error(candidate, module, x),
+        sample="calibration" if sampled else "generated",
+        sample_rows=x.shape[0],
+        row=_moe.row_name(module, x.shape[0], candidate.top_k, x.dtype),
+        row_single=_moe.row_name(module, 1, candidate.top_k, x.dtype),
+    )
+    _moe.put(model, candidate, module)
+    return report
+
+
 def quantize_(
     model: torch.nn.Module,
     config: Config,
@@ -380,7 +433,8 @@ def quantize_(
     Layers that cannot be replaced stay as they are and are named in the report with the reason: subclasses of nn.Linear
     (nn.MultiheadAttention reads its out_proj's weight directly), a weight that an nn.Embedding shares, empty or non-finite
     weights, dtypes other than float32, bfloat16 and float16, layers with hooks. nn.Linear layers that share one weight go
-    on sharing the quantized one. torch's nn.TransformerEncoderLayer takes a fused path around its layers; where one of
+    on sharing the quantized one. The experts of transformers' Mixtral and Qwen3-MoE models are replaced whole, by a
+    nn.QuantMoE (their routers stay as they are). torch's nn.TransformerEncoderLayer takes a fused path around its layers; where one of
     them is replaced, that path is switched off. The model is for inference from then on: the operators refuse tensors
     that require grad, so call it under torch.no_grad() or torch.inference_mode().
 
@@ -412,10 +466,12 @@ def quantize_(
     bytes_before = model_bytes(model)
 
     owners = _other_owners(model)
+    order = {name: i for i, (name, _) in enumerate(model.named_modules())}
     chosen: dict[int, tuple[str, torch.nn.Linear]] = {}
-    skipped: list[SkippedLayer] = []
+    experts, skipped = _choose_experts(model, config, dtype, filter_fn)
+    inside = set().union(*(candidate.linears() for candidate in experts))
     for name, module in model.named_modules():
-        if not isinstance(module, torch.nn.Linear):
+        if not isinstance(module, torch.nn.Linear) or id(module) in inside:
             continue
         if filter_fn is not None and not filter_fn(module, name):
             reason = "filter_fn declined it"
@@ -428,8 +484,9 @@ def quantize_(
             chosen[id(module)] = (name, module)
 
     seen: dict[int, _Seen] = {}
-    if config.calibration is not None and chosen:
-        seen = _calibrate(model, [module for _, module in chosen.values()], config.calibration)
+    if config.calibration is not None and (chosen or experts):
+        modules = [module for _, module in chosen.values()] + [candidate.module for candidate in experts]
+        seen = _calibrate(model, modules, config.calibration)
 
     places: dict[int, list[tuple[torch.nn.Module, str]]] = collections.defaultdict(
         list
@@ -441,7 +498,7 @@ def quantize_(
     # id of a float weight that several layers share -> (it, its first layer, its quantized form). Keeping it keeps its id.
     shared: dict[int, tuple[torch.Tensor, str, torch.Tensor, torch.Tensor]] = {}
 
-    layers: list[LayerReport] = []
+    layers = [_replace_experts(model, candidate, config, seen, scheme) for candidate in experts]
     replaced: list[QuantLinear] = []
     while chosen:  # each float weight is let go before the next layer is quantized
         key = next(iter(chosen))
@@ -499,4 +556,5 @@ def quantize_(
             setattr(parent, child_name, quantized)
         replaced.append(quantized)
     _disable_fused_paths(model, replaced)
+    layers.sort(key=lambda layer: order[layer.name])
     return Report(tuple(layers), tuple(skipped), bytes_before, model_bytes(model))

@@ -103,6 +103,8 @@ TEST_P(Routings, EveryChoiceHasItsRow) {
           problem.expert_offsets = offsets.as<std::int32_t>();
           problem.source_row = source.as<std::int32_t>();
           problem.slot = slot.as<std::int32_t>();
+          std::fill(problem.source_row, problem.source_row + choices, 77);  // the poison reads as -1, "no token"
+          std::fill(problem.slot, problem.slot + choices, 77);
           ASSERT_EQ(run_with(runner, problem), "");
           std::int32_t row = 0;
           for (std::int64_t expert = 0; expert < c.experts; ++expert) {
