@@ -294,7 +294,8 @@ void read_grouped_out(Checker& check, const GroupedMmArguments& arguments, Group
   const TensorView& out = arguments.out;
   const std::int64_t rows = problem.rows, n = problem.n;
   problem.out_stride = n;
-  problem.out_expert_stride = masked ? rows * n : 0;
+  if (!masked || __builtin_mul_overflow(rows, n, &problem.out_expert_stride))
+    problem.out_expert_stride = 0;  // with an overflow there are no experts, or the result is refused below
   if (!out.given()) {
     check_out_dtype(check, arguments.out_dtype);
     check_bytes(check, {masked ? problem.experts : 1, rows, n, 4});
