@@ -66,7 +66,7 @@ Prediction predict(const TileCost& cost, const GemmProblem& problem, const Devic
   const std::int64_t waves = std::min(kExtentLimit, (tiles + resident - 1) / resident);
   const std::int64_t blocks = std::min((problem.k + kScaleBlock - 1) / kScaleBlock, std::int64_t{1} << 20);
   Prediction prediction;
-  prediction.multiplying = waves * (blocks * cost.block_ns + cost.tile_ns) + cost.end_ns;
+  prediction.multiplying = waves * (blocks * (waves == 1 ? cost.single_block_ns : cost.block_ns) + cost.tile_ns);
   const double bytes = static_cast<double>(problem.n) * static_cast<double>(problem.k) +
                        static_cast<double>(problem.m) * static_cast<double>(problem.k) +
                        static_cast<double>(problem.m) * static_cast<double>(problem.n) * 2.0;
@@ -87,9 +87,10 @@ constexpr auto kPromotedCostRules = rules_of(kSm90PromotedCosts);
 
 std::span<const Rule> least_time(std::span<const TileCost> costs, std::span<const Rule> rules, const GemmProblem& problem,
                                  const DeviceFacts& facts) {
-  std::size_t best = 0;
-  Prediction least = predict(costs[0], problem, facts);
-  for (std::size_t i = 1; i < costs.size(); ++i) {
+  std::size_t best = costs.size() - 1;
+  Prediction least = predict(costs[best], problem, facts);
+  for (std::size_t i = 0; i + 1 < costs.size(); ++i) {
+    if (problem.m > costs[i].most_tokens) continue;
     const Prediction prediction = predict(costs[i], problem, facts);
     if (!(prediction < least)) continue;
     least = prediction;

@@ -176,64 +176,67 @@ static_assert(rows_exist(kSm90Int8Rules) && rows_exist(kSm90Fp8Rules) && rows_ex
 
 // ---- more tokens: measured costs -------------------------------------------------------------------------------------------
 // Here time goes in whole waves of tiles, which no threshold on m, n and k can follow. A row's time is
-//   max(waves * (blocks of 128 of k * block_ns + tile_ns) + end_ns, bytes / kSm90BytesPerNanosecond)
+//   max(waves * (blocks of 128 of k * block_ns + tile_ns), bytes / kSm90BytesPerNanosecond)
 // with waves = tiles / (clusters that the device holds at a time), rounded up. The row with the least time runs; a tie goes to
-// the least multiplying time. Costs are least-squares fits to a sweep (tuning log); a row that never won is not listed.
+// the least multiplying time. Costs are fits to a sweep (docs/tuning_log.md); a row that never won is not listed.
 struct TileCost {
   std::int32_t row;
-  std::int32_t block_ns, tile_ns, end_ns;
+  std::int64_t most_tokens;  // the fit's reach: small tiles starve on L2 where many waves of them run
+  std::int32_t block_ns, tile_ns;
+  std::int32_t single_block_ns;  // block_ns where there is one wave: ping-pong then leaves one warpgroup idle
 };
+inline constexpr std::int64_t kMiddleTokens = 320;
 inline constexpr std::int64_t kSm90BytesPerNanosecond = 2800;
 inline constexpr const char* kLeastTime = "least predicted time of whole waves of its tiles, from costs measured for each row";
 
 inline constexpr std::array kSm90Int8Costs = {
-    TileCost{swapped(Mainloop::int8, 64, 128, 1, 2), 219, 1250, 0},
-    TileCost{swapped(Mainloop::int8, 128, 128, 1, 2), 310, 2250, 0},
-    TileCost{pingpong(Mainloop::int8, 64, 128, 1, 1), 287, 1000, 0},
-    TileCost{cooperative(Mainloop::int8, 128, 64, 2, 2), 203, 1000, 0},
-    TileCost{cooperative(Mainloop::int8, 128, 96, 2, 1), 362, 1250, 0},
-    TileCost{cooperative(Mainloop::int8, 128, 112, 2, 1), 373, 1750, 0},
-    TileCost{cooperative(Mainloop::int8, 128, 128, 2, 1), 406, 1500, 0},
-    TileCost{cooperative(Mainloop::int8, 128, 128, 2, 2), 359, 1750, 0},
-    TileCost{pingpong(Mainloop::int8, 128, 128, 1, 2), 416, 1000, 1250},
-    TileCost{pingpong(Mainloop::int8, 128, 176, 2, 1), 494, 2000, 1000},
-    TileCost{cooperative(Mainloop::int8, 128, 192, 2, 1), 539, 2250, 0},
-    TileCost{cooperative(Mainloop::int8, 128, 224, 2, 1), 613, 3500, 0},
-    TileCost{cooperative(Mainloop::int8, 128, 256, 2, 1), 701, 3000, 0},
-    TileCost{cooperative(Mainloop::int8, 256, 112, 1, 2), 613, 3000, 0},
-    TileCost{cooperative(Mainloop::int8, 256, 128, 1, 2), 701, 2750, 0},
+    TileCost{swapped(Mainloop::int8, 64, 128, 1, 2), kMiddleTokens, 228, 1250, 228},
+    TileCost{swapped(Mainloop::int8, 128, 128, 1, 2), kMiddleTokens, 310, 2500, 310},
+    TileCost{pingpong(Mainloop::int8, 64, 128, 1, 1), kMiddleTokens, 202, 1000, 202},
+    TileCost{cooperative(Mainloop::int8, 128, 64, 2, 2), any, 212, 1000, 212},
+    TileCost{cooperative(Mainloop::int8, 128, 96, 2, 1), any, 367, 1250, 367},
+    TileCost{cooperative(Mainloop::int8, 128, 112, 2, 1), any, 380, 1750, 380},
+    TileCost{cooperative(Mainloop::int8, 128, 128, 2, 1), any, 404, 1500, 404},
+    TileCost{cooperative(Mainloop::int8, 128, 128, 2, 2), any, 349, 1750, 349},
+    TileCost{pingpong(Mainloop::int8, 128, 128, 1, 2), any, 404, 1250, 484},
+    TileCost{pingpong(Mainloop::int8, 128, 176, 2, 1), any, 458, 2500, 549},
+    TileCost{cooperative(Mainloop::int8, 128, 192, 2, 1), any, 524, 2500, 524},
+    TileCost{cooperative(Mainloop::int8, 128, 224, 2, 1), any, 597, 3500, 597},
+    TileCost{cooperative(Mainloop::int8, 128, 256, 2, 1), any, 682, 3000, 682},
+    TileCost{cooperative(Mainloop::int8, 256, 112, 1, 2), any, 611, 3000, 611},
+    TileCost{cooperative(Mainloop::int8, 256, 128, 1, 2), any, 682, 3000, 682},
 };
 inline constexpr std::array kSm90Fp8Costs = {
-    TileCost{swapped(Mainloop::fp8_fast, 64, 128, 1, 2), 230, 1000, 0},
-    TileCost{swapped(Mainloop::fp8_fast, 128, 128, 1, 2), 318, 2500, 0},
-    TileCost{pingpong(Mainloop::fp8_fast, 64, 128, 1, 1), 280, 1500, 0},
-    TileCost{cooperative(Mainloop::fp8_fast, 128, 64, 2, 2), 219, 750, 0},
-    TileCost{cooperative(Mainloop::fp8_fast, 128, 96, 2, 1), 380, 1250, 0},
-    TileCost{cooperative(Mainloop::fp8_fast, 128, 112, 2, 1), 383, 2250, 0},
-    TileCost{cooperative(Mainloop::fp8_fast, 128, 128, 2, 1), 416, 2000, 0},
-    TileCost{cooperative(Mainloop::fp8_fast, 128, 128, 2, 2), 377, 2000, 0},
-    TileCost{pingpong(Mainloop::fp8_fast, 128, 128, 1, 2), 437, 1500, 250},
-    TileCost{pingpong(Mainloop::fp8_fast, 128, 176, 2, 1), 519, 2500, 0},
-    TileCost{cooperative(Mainloop::fp8_fast, 128, 192, 2, 1), 552, 3000, 0},
-    TileCost{cooperative(Mainloop::fp8_fast, 128, 224, 2, 1), 644, 4000, 0},
-    TileCost{cooperative(Mainloop::fp8_fast, 128, 256, 2, 1), 719, 4000, 0},
-    TileCost{cooperative(Mainloop::fp8_fast, 256, 112, 1, 2), 660, 3000, 0},
-    TileCost{cooperative(Mainloop::fp8_fast, 256, 128, 1, 2), 736, 3250, 0},
+    TileCost{swapped(Mainloop::fp8_fast, 64, 128, 1, 2), kMiddleTokens, 228, 1250, 228},
+    TileCost{swapped(Mainloop::fp8_fast, 128, 128, 1, 2), kMiddleTokens, 310, 2500, 310},
+    TileCost{pingpong(Mainloop::fp8_fast, 64, 128, 1, 1), kMiddleTokens, 202, 1250, 202},
+    TileCost{cooperative(Mainloop::fp8_fast, 128, 64, 2, 2), any, 228, 750, 228},
+    TileCost{cooperative(Mainloop::fp8_fast, 128, 96, 2, 1), any, 376, 1250, 376},
+    TileCost{cooperative(Mainloop::fp8_fast, 128, 112, 2, 1), any, 380, 2250, 380},
+    TileCost{cooperative(Mainloop::fp8_fast, 128, 128, 2, 1), any, 413, 2000, 413},
+    TileCost{cooperative(Mainloop::fp8_fast, 128, 128, 2, 2), any, 355, 2000, 355},
+    TileCost{pingpong(Mainloop::fp8_fast, 128, 128, 1, 2), any, 404, 1750, 484},
+    TileCost{pingpong(Mainloop::fp8_fast, 128, 176, 2, 1), any, 469, 3000, 563},
+    TileCost{cooperative(Mainloop::fp8_fast, 128, 192, 2, 1), any, 537, 3250, 537},
+    TileCost{cooperative(Mainloop::fp8_fast, 128, 224, 2, 1), any, 626, 4000, 626},
+    TileCost{cooperative(Mainloop::fp8_fast, 128, 256, 2, 1), any, 699, 4000, 699},
+    TileCost{cooperative(Mainloop::fp8_fast, 256, 112, 1, 2), any, 641, 3250, 641},
+    TileCost{cooperative(Mainloop::fp8_fast, 256, 128, 1, 2), any, 716, 3250, 716},
 };
 inline constexpr std::array kSm90PromotedCosts = {
-    TileCost{pingpong(Mainloop::fp8_promoted, 64, 128, 1, 1), 324, 750, 0},
-    TileCost{cooperative(Mainloop::fp8_promoted, 128, 64, 2, 1), 324, 1000, 0},
-    TileCost{cooperative(Mainloop::fp8_promoted, 128, 128, 2, 1), 437, 2250, 0},
-    TileCost{cooperative(Mainloop::fp8_promoted, 128, 128, 2, 2), 396, 2500, 0},
-    TileCost{cooperative(Mainloop::fp8_promoted, 256, 96, 1, 2), 760, 3500, 0},
-    TileCost{cooperative(Mainloop::fp8_promoted, 256, 128, 1, 2), 833, 4500, 0},
-    TileCost{cooperative(Mainloop::fp8_promoted, 256, 128, 2, 1), 853, 4250, 0},
+    TileCost{pingpong(Mainloop::fp8_promoted, 64, 128, 1, 1), kMiddleTokens, 251, 750, 251},
+    TileCost{cooperative(Mainloop::fp8_promoted, 128, 64, 2, 1), kMiddleTokens, 270, 1250, 270},
+    TileCost{cooperative(Mainloop::fp8_promoted, 128, 128, 2, 1), any, 434, 2250, 434},
+    TileCost{cooperative(Mainloop::fp8_promoted, 128, 128, 2, 2), any, 394, 2500, 394},
+    TileCost{cooperative(Mainloop::fp8_promoted, 256, 96, 1, 2), any, 734, 3500, 734},
+    TileCost{cooperative(Mainloop::fp8_promoted, 256, 128, 1, 2), any, 807, 4500, 807},
+    TileCost{cooperative(Mainloop::fp8_promoted, 256, 128, 2, 1), any, 868, 4250, 868},
 };
 template <std::size_t N>
 constexpr bool rows_exist(const std::array<TileCost, N>& costs) {
   for (const TileCost& cost : costs)
     if (cost.row < kSm90FirstTileRow || cost.row >= kSm90Rows) return false;
-  return true;
+  return costs[N - 1].most_tokens == any;  // some row is always left
 }
 static_assert(rows_exist(kSm90Int8Costs) && rows_exist(kSm90Fp8Costs) && rows_exist(kSm90PromotedCosts));
 
