@@ -285,14 +285,14 @@ def test_bench_writes_table_csv_and_picture(tmp_path):
     done = run(*words)
     assert done.returncode == 0, done.stderr
     assert re.search(r"^48x64 +48 x 64 +int8 +1 ", done.stdout, re.M)
-    assert "_int_mm + dequantize" in done.stdout and "fp32 mm" in done.stdout
+    assert "torch._int_mm + dequantize" in done.stdout and "fp32 mm" in done.stdout
     with (out / "bench.csv").open() as file:
         rows = list(csv.DictReader(file))
     ours = [row for row in rows if row["implementation"] == "evergemm"]
     assert {(row["scheme"], row["m"]) for row in ours} == {
         (scheme, m) for scheme in ("int8", "fp8", "fp8-block") for m in ("1", "5")
     }
-    assert {row["implementation"] for row in rows} >= {"evergemm", "_int_mm + dequantize", "fp32 mm", "bf16 mm"}
+    assert {row["implementation"] for row in rows} >= {"evergemm", "torch._int_mm + dequantize", "fp32 mm", "bf16 mm"}
     for row in rows:
         assert float(row["low_us"]) <= float(row["median_us"]) <= float(row["high_us"])
         rate = 2 * 48 * 64 * int(row["m"]) / (float(row["median_us"]) * 1e-6)
@@ -338,7 +338,7 @@ def test_peers_compute_the_same_product(scheme):
     with torch.no_grad():
         calls = peers.implementations(case)
         ours = calls[peers.OURS](0)
-        assert ("_int_mm + dequantize" in calls) == (scheme == "int8")
+        assert ("torch._int_mm + dequantize" in calls) == (scheme == "int8")
         for name, call in calls.items():
             if name.endswith(" mm"):  # unquantized, without scales
                 product = case.a.float() @ case.weights[0].float().t()
@@ -368,6 +368,33 @@ def test_cpu_report_goes_between_its_markers(tmp_path):
         with pytest.raises(ValueError, match="expected the lines"):
             bench.write_between_markers(page, "new")
         assert page.read_text() == text
+
+
+def test_cpu_report_measures_every_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(bench, "_REPORT_SHAPES", ("48x64", "64x48"))
+    monkeypatch.setattr(bench, "_REPORT_ROWS", (2, 5))
+    monkeypatch.setattr(bench, "_REPORT_SINGLE", "96x64")
+    monkeypatch.setattr(timing, "read_bandwidth", lambda: 1e10)
+    page = tmp_path / "performance.md"
+    page.write_text("head\n<!-- cpu-report:begin -->\n<!-- cpu-report:end -->\ntail\n")
+    assert main(["bench", "--cpu-report", str(page), "--rounds", "2", "--seconds", "0.001"]) == 0
+    text = page.read_text()
+    assert text.startswith("head\n<!-- cpu-report:begin -->\nMeasured ") and text.endswith(
+        "<!-- cpu-report:end -->\ntail\n"
+    )
+    assert capsys.readouterr().out.strip() in text
+    assert "torch " + torch.__version__ in text and "Read bandwidth measured in the same run: 10.0 GB/s" in text
+    lines = [line.split(" | ") for line in text.splitlines() if line.startswith("| ") and "---" not in line]
+    assert [line[0].strip("| ") for line in lines] == [
+        *["n x k", "48 x 64", "48 x 64", "64 x 48", "64 x 48"],
+        *["scheme", "int8", "fp8", "fp8-block"],
+        *["n x k", "48 x 64", "48 x 64", "48 x 64", "48 x 64", "64 x 48", "64 x 48", "64 x 48", "64 x 48"],
+    ]
+    for line in lines:
+        if line[0].strip("| ") not in ("n x k", "scheme"):
+            assert re.search(r"`cpu_\w+`", line[-1])
+    with pytest.raises(FileNotFoundError):
+        bench.write_between_markers(tmp_path / "none.md", "")
 
 
 # ---- the parser --------------------------------------------------------------------------------------------------------

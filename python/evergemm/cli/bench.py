@@ -218,24 +218,31 @@ def _machine() -> str:
 
 _REPORT_SHAPES = ("1536x384", "384x1536", "4096x4096")
 _REPORT_ROWS = (32, 128, 512)
+_REPORT_SINGLE = "4096x4096"  # one row of activations: a stream of weights
 
 
 def cpu_report(rounds: int, seconds: float, quiet: bool = False) -> str:
     """Measures every line of the CPU's report in one run; Markdown."""
+    from . import timing
     from .peers import OURS
-    from .timing import busy_warning, last_level_cache_bytes, read_bandwidth
 
-    warning = busy_warning()
-    before = read_bandwidth()
+    warning = timing.busy_warning()
+    before = timing.read_bandwidth()
     single = measure(
-        shapes_named(["4096x4096"]), [1], ["int8", "fp8", "fp8-block"], rounds, seconds, ["fp32 mm"], quiet
+        shapes_named([_REPORT_SINGLE]), [1], ["int8", "fp8", "fp8-block"], rounds, seconds, ["fp32 mm"], quiet
     )
-    bandwidth = max(before, read_bandwidth())  # the strictest: the better of before and after
+    bandwidth = max(before, timing.read_bandwidth())  # the strictest: the better of before and after
     shapes = shapes_named(_REPORT_SHAPES)
     int8 = measure(
-        shapes, _REPORT_ROWS, ["int8"], rounds, seconds, ["_int_mm + dequantize", "onednn qlinear", "fp32 mm"], quiet
+        shapes,
+        _REPORT_ROWS,
+        ["int8"],
+        rounds,
+        seconds,
+        ["torch._int_mm + dequantize", "onednn qlinear", "fp32 mm"],
+        quiet,
     )
-    fp8 = measure(shapes, _REPORT_ROWS, ["fp8", "fp8-block"], rounds, seconds, ["_scaled_mm", "fp32 mm"], quiet)
+    fp8 = measure(shapes, _REPORT_ROWS, ["fp8", "fp8-block"], rounds, seconds, ["torch._scaled_mm", "fp32 mm"], quiet)
 
     def time_of(one: Measurement | None) -> str:
         return f"{one.timing.median:,.1f}" if one else ""
@@ -247,7 +254,7 @@ def cpu_report(rounds: int, seconds: float, quiet: bool = False) -> str:
         f"Measured {datetime.date.today().isoformat()} on {_machine()}, Python {platform.python_version()}, by "
         "`evergemm bench --cpu-report docs/performance.md`.",
         f"Microseconds a call, median of {rounds} rounds in which the implementations take turns; result float32; weights "
-        f"rotated over at least three times the last cache ({bytes_text(last_level_cache_bytes())}). A ratio is a peer's "
+        f"rotated over at least three times the last cache ({bytes_text(timing.last_level_cache_bytes())}). A ratio is a peer's "
         "time over evergemm's: above 1, evergemm is faster. Every result was checked first.",
     ]
     if warning:
@@ -257,7 +264,7 @@ def cpu_report(rounds: int, seconds: float, quiet: bool = False) -> str:
     cells = []
     for (shape, _, m), found in _grouped(int8).items():
         ours = found[OURS]
-        int_mm, qlinear = found.get("_int_mm + dequantize"), found.get("onednn qlinear")
+        int_mm, qlinear = found.get("torch._int_mm + dequantize"), found.get("onednn qlinear")
         fp32 = found.get("fp32 mm")
         cells.append(
             (
@@ -289,7 +296,7 @@ def cpu_report(rounds: int, seconds: float, quiet: bool = False) -> str:
     )
     lines += [markdown_table(header, cells, right=range(1, 10))]
 
-    lines += ["", "### One row of activations, 4096 x 4096", ""]
+    lines += ["", f"### One row of activations, {single[0].shape.n} x {single[0].shape.k}", ""]
     cells = []
     for (_, scheme, _), found in _grouped(single).items():
         ours = found[OURS]
@@ -315,7 +322,7 @@ def cpu_report(rounds: int, seconds: float, quiet: bool = False) -> str:
     lines += ["", "### fp8", ""]
     cells = []
     for (shape, scheme, m), found in _grouped(fp8).items():
-        ours, scaled_mm, fp32 = found[OURS], found.get("_scaled_mm"), found.get("fp32 mm")
+        ours, scaled_mm, fp32 = found[OURS], found.get("torch._scaled_mm"), found.get("fp32 mm")
         cells.append(
             (
                 f"{shape.n} x {shape.k}",

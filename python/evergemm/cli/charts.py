@@ -16,6 +16,7 @@ COLOURS = {
     "fp8": "#d55e00",
     "fp8-block": "#009e73",
 }
+_UNQUANTIZED = ("fp32 mm", "bf16 mm")
 _INK, _GRID = "#222222", "#dddddd"
 
 
@@ -62,18 +63,19 @@ def roofline(
     import numpy
 
     pyplot = _pyplot()
-    figure, axes = pyplot.subplots(figsize=(8, 5), layout="constrained")
+    figure, axes = pyplot.subplots(figsize=(9.5, 5), layout="constrained")
     ceiling = max(rate for *_, rate in points)
     lowest = min(intensity for *_, intensity, _ in points) / 2
     highest = max(max(intensity for *_, intensity, _ in points) * 2, 2 * ceiling / bandwidth)
     line = numpy.geomspace(lowest, highest, 200)
     axes.plot(line, numpy.minimum(line * bandwidth, ceiling) / 1e9, color=_INK, linewidth=1.4)
+    middle = (lowest * ceiling / bandwidth) ** 0.5  # of the slope
     axes.annotate(
         f"read bandwidth {bandwidth / 1e9:.1f} GB/s",
-        (lowest * 1.15, lowest * 1.15 * bandwidth / 1e9),
-        xytext=(0, 10),
+        (middle, middle * bandwidth / 1e9),
+        xytext=(-8, 6),
         textcoords="offset points",
-        rotation_mode="anchor",
+        ha="right",
         color=_INK,
     )
     axes.annotate(
@@ -84,22 +86,23 @@ def roofline(
         ha="right",
         color=_INK,
     )
-    markers = dict(zip(dict.fromkeys(name for _, name, *_ in points), "oxs^vD*+", strict=False))
-    for (scheme, name), marker in {(s, n): markers[n] for s, n, *_ in points}.items():
-        chosen = [(x, y / 1e9) for s, n, x, y in points if (s, n) == (scheme, name)]
+    # Float products are the same whatever scheme they stand beside: one grey mark each.
+    kinds = [("" if name in _UNQUANTIZED else scheme, name, x, y / 1e9) for scheme, name, x, y in points]
+    markers = dict(zip(dict.fromkeys(name for _, name, *_ in kinds), "oxs^vD*+", strict=False))
+    for scheme, name in dict.fromkeys((scheme, name) for scheme, name, *_ in kinds):
         ours = name == "evergemm"
         axes.scatter(
-            *zip(*chosen, strict=True),
-            marker=marker,
-            s=44 if ours else 26,
-            color=COLOURS.get(scheme, _INK),
-            alpha=1.0 if ours else 0.55,
+            *zip(*[(x, y) for s, n, x, y in kinds if (s, n) == (scheme, name)], strict=True),
+            marker=markers[name],
+            s=48 if ours else 26,
+            color=COLOURS.get(scheme, COLOURS["fp32"]),
+            alpha=1.0 if ours else 0.6,
             linewidths=1.0,
-            label=f"{name}, {scheme}",
+            label=f"{name}, {scheme}" if scheme else name,
             zorder=3 if ours else 2,
         )
     axes.set(xscale="log", yscale="log", xlabel="operations per byte", ylabel="GOP/s")
-    axes.legend(loc="lower right", fontsize=8)
+    figure.legend(loc="outside right center", fontsize=8)
     figure.suptitle(title, x=0.01, ha="left", weight="bold", size=11)
     axes.set_title(subtitle, weight="normal", size=9, color="#555555")
     figure.savefig(path, dpi=150)
@@ -151,6 +154,6 @@ def demo(
         axes.tick_params(axis="y", length=0)
         axes.set_title(heading)
     figure.suptitle(f"{title}\n", x=0.01, ha="left", weight="bold", size=12)
-    figure.text(0.0105, 0.952, subtitle, ha="left", size=9, color="#555555")
+    figure.text(0.0105, 0.945, subtitle, ha="left", size=9, color="#555555")
     figure.savefig(path, dpi=150)
     pyplot.close(figure)

@@ -92,10 +92,10 @@ def implementations(case: Case, wanted: list[str] | None = None) -> dict[str, Ca
     """
     everything: dict[str, Callable[[], Callable[[int], torch.Tensor]]] = {OURS: lambda: _evergemm(case)}
     if case.scheme == "int8":
-        everything["_int_mm + dequantize"] = lambda: _int_mm(case)
+        everything["torch._int_mm + dequantize"] = lambda: _int_mm(case)
         everything["onednn qlinear"] = lambda: _qlinear(case)
     elif case.scheme == "fp8":
-        everything["_scaled_mm"] = lambda: _scaled_mm(case)
+        everything["torch._scaled_mm"] = lambda: _scaled_mm(case)
     everything["fp32 mm"] = lambda: _mm(case, torch.float32)
     everything["bf16 mm"] = lambda: _mm(case, torch.bfloat16)
     found = {}
