@@ -21,6 +21,12 @@ struct GemmCase {
   bool slow;  // too large for the reference's loops in a quick run
   std::string reason;
 };
+struct RoutingCase {
+  std::string id;
+  std::int64_t tokens, top_k, experts;
+  bool slow;
+  std::string reason;
+};
 struct QuantizeCase {
   std::string id;
   std::int64_t rows, columns, group_rows, group_columns;
@@ -72,6 +78,13 @@ class CaseFile {
     for (const Record& r : list("quantize", 7))
       cases.push_back({r.at("id"), number(r, "rows"), number(r, "columns"), number(r, "group_rows"),
                        number(r, "group_columns"), flag(r, "slow"), r.at("reason")});
+    return cases;
+  }
+  std::vector<RoutingCase> routing() const {
+    std::vector<RoutingCase> cases;
+    for (const Record& r : list("routing", 6))
+      cases.push_back(
+          {r.at("id"), number(r, "tokens"), number(r, "top_k"), number(r, "experts"), flag(r, "slow"), r.at("reason")});
     return cases;
   }
 
@@ -137,6 +150,7 @@ class CaseFile {
 
 #if defined(EVERGEMM_TESTS)
 inline std::vector<GemmCase> gemm_cases() { return CaseFile(EVERGEMM_TESTS "/cases.json").gemm(); }
+inline std::vector<RoutingCase> routing_cases() { return CaseFile(EVERGEMM_TESTS "/cases.json").routing(); }
 inline std::vector<QuantizeCase> quantize_cases() { return CaseFile(EVERGEMM_TESTS "/cases.json").quantize(); }
 #endif
 

@@ -7,6 +7,7 @@
 #include <numeric>
 #include <set>
 
+#include "cases.h"
 #include "evergemm/numerics.h"
 #include "moe_cases.h"
 
@@ -14,12 +15,6 @@ namespace {
 
 using namespace evergemm;
 using namespace evergemm::proof;
-
-struct RouteCase {
-  std::int64_t tokens, top_k, experts;
-};
-constexpr RouteCase kCases[] = {{0, 4, 8},  {1, 1, 1},     {5, 1, 512}, {33, 2, 8},  {64, 16, 64}, {127, 6, 40},
-                                {17, 0, 4}, {129, 8, 512}, {64, 1, 3},  {8, 8, 300}, {257, 4, 16}};
 
 // What each expert receives, in the order of (token, choice).
 struct Expected {
@@ -51,7 +46,7 @@ INSTANTIATE_TEST_SUITE_P(All, Routings, ::testing::ValuesIn(kRoutings),
 
 TEST_P(Routings, EveryChoiceHasItsRow) {
   std::uint64_t seed = 1;
-  for (const RouteCase& c : kCases)
+  for (const RoutingCase& c : routing_cases())
     for (const bool wide : {false, true})
       for (const bool mapped : {false, true}) {
         Random random(seed);
@@ -126,7 +121,7 @@ TEST_P(Routings, EveryChoiceHasItsRow) {
 
 TEST_P(Routings, DropinDataHasTheSameOrder) {
   std::uint64_t seed = 1000;
-  for (const RouteCase& c : kCases)
+  for (const RoutingCase& c : routing_cases())
     for (const bool blockscales : {false, true}) {
       Random random(seed);
       SCOPED_TRACE("seed " + std::to_string(seed++) + " tokens " + std::to_string(c.tokens) + " top_k " +
