@@ -189,7 +189,7 @@ void panel_block(const GemmProblem& problem, const Block& block) {
 
 constexpr std::int64_t kDotTileRows = 6;        // 6 x 4 sums, 6 vectors of a, one of b and a constant: 32 registers
 constexpr std::int64_t kDotColumns = 16;        // of one vector of results
-constexpr std::int64_t kDotRows = 48;           // of a block
+constexpr std::int64_t kDotRows = 48;           // of a block, a multiple of 16
 constexpr std::int64_t kDotDepth = 4096;        // of k at a time: a tile's 6 rows of a are 24 KiB, half of a 48 KiB L1
 constexpr std::int64_t kFewRows = 3;            // up to here b is read one column after the other,
 constexpr std::int64_t kFewRowsAhead = 8192;    // and asked for this many bytes ahead
@@ -198,7 +198,7 @@ constexpr std::int64_t kCachedBytes = 2 << 20;  // a b that is larger is worth p
 // Sums by lane: sums[i][j] of row i and column j are 16 partial sums, which the epilogue adds.
 struct DotBuffers {
   alignas(64) __m512i sums[kDotRows][kDotColumns];
-  std::int32_t offsets[kDotRows];
+  alignas(64) std::int32_t offsets[kDotRows];
 };
 
 // What a tile asks memory for while it multiplies: `lines` cache lines (0, 1, 2 or 4) a step of 64 k, from `next` on.
@@ -254,7 +254,18 @@ inline void dot_tile(const std::int8_t* a, std::int64_t a_stride, const std::int
     }
   }
   prefetch.next = next;
-  for (; l < k; l += 64) {
+  if constexpr (Interleave > 1) {
+    for (; l + 64 <= k; l += 64) {
+      for (int j = 0; j < Columns; ++j) {
+        const __m512i b_bytes = _mm512_xor_si512(_mm512_loadu_si512(b + j * b_stride + l), flip);
+#pragma GCC unroll 6
+        for (int i = 0; i < Rows; ++i) {
+          sum[0][i][j] = _mm512_dpbusd_epi32(sum[0][i][j], b_bytes, _mm512_loadu_si512(a + i * a_stride + l));
+        }
+      }
+    }
+  }
+  if (l < k) {
     const __mmask64 bytes = first_bytes(k - l);
 #pragma GCC unroll 4
     for (int j = 0; j < Columns; ++j) {
@@ -293,9 +304,29 @@ void dot_columns(const std::int8_t* a, std::int64_t a_stride, const std::int8_t*
 
 using DotKernel = void (*)(const std::int8_t*, std::int64_t, const std::int8_t*, std::int64_t, std::int64_t,
                            std::int64_t, bool, Prefetch&, __m512i*);
-// Up to three rows read one column of b after the other, in the order of memory: that is as fast as memory is read at all.
-constexpr DotKernel kDotKernels[kDotTileRows] = {dot_columns<1, 1, 4>, dot_columns<2, 1, 4>, dot_columns<3, 1, 2>,
-                                                 dot_columns<4, 4, 1>, dot_columns<5, 4, 1>, dot_columns<6, 4, 1>};
+// Rows 1 to 6 of a tile. Where b comes from memory, up to three rows read one column after the other, in the order in which
+// it lies there: that is as fast as memory is read at all. Otherwise four columns share what is loaded of a.
+constexpr DotKernel kStreamedDot[kDotTileRows] = {dot_columns<1, 1, 4>, dot_columns<2, 1, 4>, dot_columns<3, 1, 2>,
+                                                  dot_columns<4, 4, 1>, dot_columns<5, 4, 1>, dot_columns<6, 4, 1>};
+constexpr DotKernel kCachedDot[kDotTileRows] = {dot_columns<1, 4, 2>, dot_columns<2, 4, 1>, dot_columns<3, 4, 1>,
+                                                dot_columns<4, 4, 1>, dot_columns<5, 4, 1>, dot_columns<6, 4, 1>};
+
+// offsets[i] = 128 * sum_k a of row i; the sum of lanes is taken of vectors, whose overflow wraps.
+void sum_rows(const std::int8_t* a, std::int64_t a_stride, std::int64_t rows, std::int64_t k, std::int32_t* offsets) {
+  const __m512i weight = _mm512_set1_epi8(-128);  // unsigned 128
+  for (std::int64_t first = 0; first < rows; first += 16) {
+    __m512i sums[16];
+#pragma GCC unroll 16
+    for (int i = 0; i < 16; ++i) sums[i] = _mm512_setzero_si512();
+    for (std::int64_t i = 0; i < smaller(16, rows - first); ++i) {
+      const std::int8_t* row = a + (first + i) * a_stride;
+      for (std::int64_t l = 0; l < k; l += 64) {
+        sums[i] = _mm512_dpbusd_epi32(sums[i], weight, _mm512_maskz_loadu_epi8(first_bytes(k - l), row + l));
+      }
+    }
+    _mm512_store_si512(offsets + first, add_lanes(sums));
+  }
+}
 
 void dot_block(const GemmProblem& problem, const Block& block) {
   DotBuffers buffers;
@@ -303,19 +334,12 @@ void dot_block(const GemmProblem& problem, const Block& block) {
   load_columns(problem, block.column_begin, block.column_end, values);
   const std::int64_t rows = block.row_end - block.row_begin;
   const std::int8_t* a = static_cast<const std::int8_t*>(problem.a) + block.row_begin * problem.a_stride;
-  const __m512i weight = _mm512_set1_epi8(-128);  // unsigned 128
-  for (std::int64_t i = 0; i < rows; ++i) {
-    __m512i sum = _mm512_setzero_si512();
-    for (std::int64_t l = 0; l < problem.k; l += 64) {
-      const __m512i bytes = _mm512_maskz_loadu_epi8(first_bytes(problem.k - l), a + i * problem.a_stride + l);
-      sum = _mm512_dpbusd_epi32(sum, weight, bytes);
-    }
-    buffers.offsets[i] = _mm512_reduce_add_epi32(sum);
-  }
+  sum_rows(a, problem.a_stride, rows, problem.k, buffers.offsets);
   const std::int64_t tiles = (rows + kDotTileRows - 1) / kDotTileRows;
   // While 16 columns are multiplied, the next 16 are on their way: 4 lines a step and tile, shared by the row tiles.
-  const bool prefetches = rows > 1 && static_cast<double>(problem.n) * static_cast<double>(problem.k) > kCachedBytes;
-  const int lines = !prefetches ? 0 : rows <= kFewRows ? 1 : tiles == 1 ? 4 : tiles <= 3 ? 2 : 1;
+  const bool streams = static_cast<double>(problem.n) * static_cast<double>(problem.k) > kCachedBytes;
+  const DotKernel* kernels = streams ? kStreamedDot : kCachedDot;
+  const int lines = !streams || rows == 1 ? 0 : rows <= kFewRows ? 1 : tiles == 1 ? 4 : tiles <= 3 ? 2 : 1;
   for (std::int64_t column = block.column_begin; column < block.column_end; column += kDotColumns) {
     const std::int8_t* b = static_cast<const std::int8_t*>(problem.b) + column * problem.b_stride;
     const std::int64_t columns = smaller(kDotColumns, block.column_end - column);
@@ -326,8 +350,8 @@ void dot_block(const GemmProblem& problem, const Block& block) {
         // as equal as possible: 16 rows are 6 + 5 + 5, not 6 + 6 + 4
         const std::int64_t left = rows - i, left_tiles = (left + kDotTileRows - 1) / kDotTileRows;
         const std::int64_t tile_rows = (left + left_tiles - 1) / left_tiles;
-        kDotKernels[tile_rows - 1](a + i * problem.a_stride + l, problem.a_stride, b + l, problem.b_stride, columns,
-                                   depth, l == 0, prefetch, buffers.sums[i]);
+        kernels[tile_rows - 1](a + i * problem.a_stride + l, problem.a_stride, b + l, problem.b_stride, columns, depth,
+                               l == 0, prefetch, buffers.sums[i]);
         i += tile_rows;
       }
     }
