@@ -59,7 +59,7 @@ def test_fakes_return_what_kernels_return(call):
     """Shape, strides, dtype and device of every result, also where dimensions are empty."""
     real = call.make()
     variants = [real]
-    if "x" in real and "out_q" not in real and "residual" not in real and "scale" not in real:
+    if "x" in real and not {"out_q", "residual", "scale", "topk_ids"} & set(real):
         variants += [{**real, "x": real["x"][:0]}, {**real, "x": real["x"][:, :0]}, {**real, "x": real["x"][:1]}]
     for arguments in variants:
         expected = call.run(arguments)
@@ -261,7 +261,9 @@ def test_unbacked_sizes_that_must_agree():
 # ---- AOTInductor -----------------------------------------------------------------------------------------------------
 
 
-def build_runner(folder: pathlib.Path) -> pathlib.Path:
+@pytest.fixture(scope="module")
+def runner(tmp_path_factory) -> pathlib.Path:
+    folder = tmp_path_factory.mktemp("runner")
     program = folder / "run_package"
     installed = pathlib.Path(torch.__file__).parent
     libraries, headers = installed / "lib", installed / "include"
@@ -281,18 +283,24 @@ def build_runner(folder: pathlib.Path) -> pathlib.Path:
     return program
 
 
-def test_a_package_runs_from_cpp(tmp_path):
+# Up to torch 2.11 (2.10 shown) a ScalarType that stands in a package reaches operators as another one, a fault mended since:
+# there, only the out variants, which take none.
+TORCH_VERSION = tuple(map(int, torch.__version__.split(".")[:2]))
+PACKAGED = ("int8_out", "int8_azp", "fp8_block") if TORCH_VERSION >= (2, 12) else ("int8_out",)
+
+
+@pytest.mark.parametrize("scheme", PACKAGED)
+def test_a_package_runs_from_cpp(tmp_path, runner, scheme):
     """Compiled ahead of time, loaded by a C++ program without Python: the library registers itself when it is loaded."""
-    layer = Layer("int8_azp")
+    layer = Layer(scheme)
     rows = torch.export.Dim("rows", min=2, max=4096)
     with torch.no_grad():
-        program = torch.export.export(layer, (torch.randn(7, K),), dynamic_shapes=({0: rows},))
+        program = torch.export.export(layer, (torch.randn(7, layer.columns),), dynamic_shapes=({0: rows},))
         package = torch._inductor.aoti_compile_and_package(program, package_path=str(tmp_path / "layer.pt2"))
-    runner = build_runner(tmp_path)
     for m in (7, 33):
-        x = torch.randn(m, K)
+        x = torch.randn(m, layer.columns)
         (tmp_path / "input").write_bytes(x.numpy().tobytes())
-        arguments = [_library.find(), package, tmp_path / "input", m, K, tmp_path / "output"]
+        arguments = [_library.find(), package, tmp_path / "input", m, layer.columns, tmp_path / "output"]
         ran = subprocess.run([runner, *map(str, arguments)], capture_output=True, text=True, timeout=300)
         assert ran.returncode == 0, ran.stderr
         assert ran.stdout.split() == [str(m), str(N)]
