@@ -234,8 +234,10 @@ __global__ void __launch_bounds__(kMostThreads)
       std::uint32_t absmax = 0;
 #pragma unroll
       for (int e = 0; e < kVector; ++e) {
-        const std::uint32_t bits = magnitude_bits(values[i][e]);
-        absmax = max(absmax, kRounding == Rounding::dropin && bits > 0x7f800000u ? 0u : bits);
+        if constexpr (kRounding == Rounding::dropin)  // fmaxf leaves NaN out
+          absmax = __float_as_uint(fmaxf(__uint_as_float(absmax), fabsf(values[i][e])));
+        else
+          absmax = max(absmax, magnitude_bits(values[i][e]));
       }
       for (int distance = groups.lanes / 2; distance > 0; distance /= 2)
         absmax = max(absmax, __shfl_xor_sync(~0u, absmax, distance));
@@ -244,14 +246,31 @@ __global__ void __launch_bounds__(kMostThreads)
       if (vector[i] < vectors && vector[i] % groups.lanes == 0) store_scale(p, row, vector[i] >> group_shift, scale);
     }
     float quotients[kVector];
-    Divider(scale).divide(values[i], quotients, given || p.scale_upper_bound != nullptr);
+    const Divider divider(scale);
+    divider.divide(values[i], quotients, given || p.scale_upper_bound != nullptr);
+    if constexpr (kRounding == Rounding::dropin) {
+      // An ordinary scale means that no value is infinite; fmaxf and fminf then clamp as numerics::dropin_clamp does.
+      const bool ordinary = divider.multiplies() && p.q_min < 0.0f && p.q_max > 0.0f;
 #pragma unroll
-    for (int e = 0; e < kVector; ++e) {
-      if constexpr (kRounding == Rounding::dropin) quotients[e] = dropin_clamped(p, values[i][e], quotients[e]);
-      if constexpr (kRounding == Rounding::asymmetric) {
-        // numerics::quantize_int8_asymmetric: round, limit, shift; exact in fp32, and NaN goes to 0 unshifted
+      for (int e = 0; e < kVector; ++e) {
+        if (ordinary) {
+          quotients[e] = fminf(fmaxf(quotients[e], p.q_min), p.q_max);
+          if (p.q_dtype == DType::int8) quotients[e] = truncf(quotients[e]);
+        } else {
+          quotients[e] = dropin_clamped(p, values[i][e], quotients[e]);
+        }
+      }
+    }
+    if constexpr (kRounding == Rounding::asymmetric) {
+      const float shift = static_cast<float>(azp);
+#pragma unroll
+      for (int e = 0; e < kVector; ++e) {
+        // numerics::quantize_int8_asymmetric: round, limit, shift; exact in fp32, and NaN goes to 0 unshifted. An ordinary scale
+        // means that the row has neither NaN nor infinity and that no quotient passes 256.
         const float rounded = rintf(quotients[e]);
-        quotients[e] = numerics::is_nan(rounded) ? 0.0f : fminf(fmaxf(rounded, -1024.0f), 1024.0f) + static_cast<float>(azp);
+        quotients[e] = divider.multiplies()          ? rounded + shift
+                       : numerics::is_nan(rounded) ? 0.0f
+                                                     : fminf(fmaxf(rounded, -1024.0f), 1024.0f) + shift;
       }
     }
     std::uint32_t words[2];

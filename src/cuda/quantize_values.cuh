@@ -86,6 +86,8 @@ class Divider {
     multiplies_ = scale >= kLow && scale <= kHigh;
     reciprocal_ = multiplies_ ? __frcp_rn(scale) : 0.0f;
   }
+  // False: the scale is NaN, infinite, zero, negative or extreme.
+  __device__ __forceinline__ bool multiplies() const { return multiplies_; }
   // quotients[i] = values[i] / scale. large: |quotient| may pass 1e30, where the steps could meet an infinity; the plain product
   // stands there, which saturates as the quotient does.
   template <int kCount>

@@ -386,6 +386,7 @@ struct Gemm {
     __device__ __forceinline__ void wait(const Slot& slot) const { ptx::barrier_wait(full + slot.index * 16, slot.phase); }
 
     __device__ __forceinline__ void release(int slot) const {
+      if constexpr (kPromoted) __syncwarp();  // the lane that tells speaks for all lanes' reads of the slot's scales
       if (!tells) return;
       if constexpr (kCluster)
         ptx::barrier_arrive_cluster(empty + slot * 16);
