@@ -5,6 +5,7 @@ import csv
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -189,6 +190,68 @@ def test_doctor_where_the_library_does_not_load(tmp_path):
     done = run("doctor", stub=tmp_path)
     assert done.returncode == 1
     assert "no such file" in done.stdout and "    fix: install the package with pip" in done.stdout
+
+
+NVML = """
+#include <string.h>
+int nvmlInit_v2(void) { return 0; }
+int nvmlShutdown(void) { return 0; }
+int nvmlSystemGetDriverVersion(char* text, unsigned size) { strncpy(text, DRIVER, size); return 0; }
+int nvmlDeviceGetCount_v2(unsigned* count) { *count = 2; return 0; }
+int nvmlDeviceGetHandleByIndex_v2(unsigned index, void** handle) {
+  *handle = (void*)(0x7f0000000000ull + index);  /* wider than an int */
+  return 0;
+}
+static unsigned index_of(void* handle) { return (unsigned)((unsigned long long)handle - 0x7f0000000000ull); }
+int nvmlDeviceGetName(void* handle, char* text, unsigned size) {
+  strncpy(text, index_of(handle) == 0 ? "NVIDIA H100 80GB HBM3" : "NVIDIA A100", size);
+  return 0;
+}
+int nvmlDeviceGetCudaComputeCapability(void* handle, int* major, int* minor) {
+  *major = index_of(handle) == 0 ? 9 : 8;
+  *minor = 0;
+  return 0;
+}
+int nvmlDeviceGetMemoryInfo(void* handle, unsigned long long* memory) { memory[0] = 80ull << 30; return 0; }
+"""
+
+
+def stub_nvml(folder: Path, driver: str) -> str:
+    """A folder for LD_LIBRARY_PATH with an NVML that reports an H100 and an A100."""
+    source = folder / "nvml.c"
+    source.write_text(NVML)
+    compiler = next(filter(None, map(shutil.which, ("cc", "gcc", "g++", "clang"))))
+    command = [compiler, "-shared", "-fPIC", "-xc", f'-DDRIVER="{driver}"', str(source)]
+    subprocess.run([*command, "-o", str(folder / "libnvidia-ml.so.1")], check=True)
+    return os.pathsep.join([str(folder), os.environ.get("LD_LIBRARY_PATH", "")]).rstrip(os.pathsep)
+
+
+@pytest.mark.parametrize(("driver", "old"), [("580.65.06", False), ("570.124.06", True)])
+def test_doctor_lists_gpus_without_a_context(tmp_path, driver, old):
+    path = stub_nvml(tmp_path, driver)
+    facts = json.loads(run("doctor", "--json", LD_LIBRARY_PATH=path).stdout)
+    check_schema(facts, SCHEMA)
+    built = facts["library"]["architectures"]["sm90a"]["built"]
+    assert facts["driver"] == driver
+    assert facts["gpus"] == [
+        {
+            "name": "NVIDIA H100 80GB HBM3",
+            "capability": "9.0",
+            "memory_bytes": 80 << 30,
+            "architecture": "sm90a",
+            "built": built,
+        },
+        {"name": "NVIDIA A100", "capability": "8.0", "memory_bytes": 80 << 30, "architecture": "sm80", "built": False},
+    ]
+    notes = {note["what"]: note["fix"] for note in facts["notes"]}
+    assert (f"driver {driver} is older than 580: the GPU's kernels cannot run, the CPU's do" in notes) == old
+    assert "this release has no rows" in notes["no kernels for sm80 in this library"]
+    assert ("no kernels for sm90a in this library" in notes) == (not built)
+    assert facts["ready"]  # the CPU runs everything
+    text = run("doctor", LD_LIBRARY_PATH=path).stdout
+    assert (
+        f"gpu       NVIDIA A100, 80 GiB, sm80 (no kernels in this library)\n                  driver {driver}" in text
+    )
 
 
 # ---- explain -----------------------------------------------------------------------------------------------------------
