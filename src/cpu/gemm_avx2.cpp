@@ -90,7 +90,7 @@ constexpr std::int64_t kPanels = kBlockColumns / kPanelColumns;
 constexpr std::int64_t kMaxRows = 32 * kTileRows;  // of a block: sums of 192 x 128 are 96 KiB
 
 // dwords [8][8] -> [8][8] transposed
-void transpose(__m256i (&row)[8]) {
+[[gnu::always_inline]] inline void transpose(__m256i (&row)[8]) {
   __m256i pair[8], quad[8];
 #pragma GCC unroll 4
   for (int j = 0; j < 4; ++j) {
@@ -305,17 +305,18 @@ struct Fp8Buffers {
   alignas(64) float sums[kMaxRows][kBlockColumns];
 };
 
-// 8 codes, one a dword -> fp32, exact. With v = bits((magnitude << 20) + (120 << 23)), normal codes are v; for exponent
-// field 0, v = 2^-7 + magnitude * 2^-10 and the value is magnitude * 2^-9 = v + (v - 2^-6).
-__m256 float8_to_float(__m256i code) {
-  const __m256i magnitude = _mm256_and_si256(code, _mm256_set1_epi32(0x7f));
-  const __m256i sign = _mm256_slli_epi32(_mm256_and_si256(code, _mm256_set1_epi32(0x80)), 24);
-  const __m256 v =
-      _mm256_castsi256_ps(_mm256_add_epi32(_mm256_slli_epi32(magnitude, 20), _mm256_set1_epi32(120 << 23)));
-  const __m256 below = _mm256_min_ps(_mm256_sub_ps(v, _mm256_set1_ps(0.015625f)), _mm256_setzero_ps());
-  const __m256i nan =
-      _mm256_and_si256(_mm256_cmpeq_epi32(magnitude, _mm256_set1_epi32(0x7f)), _mm256_set1_epi32(0x7fc00000));
-  return _mm256_or_ps(_mm256_add_ps(v, below), _mm256_castsi256_ps(_mm256_or_si256(sign, nan)));
+// 16 codes -> fp32, exact. Sign and magnitude, moved up to the fields of a float16, are the value times 2^-8, subnormals
+// included, and vcvtph2ps does not care whether the thread flushes subnormals; only NaN has to be put in.
+[[gnu::always_inline]] inline void float8_to_float(__m128i codes, __m256& low, __m256& high) {
+  const __m256i wide = _mm256_cvtepu8_epi16(codes);
+  const __m256i largest = _mm256_set1_epi16(0x7f);
+  const __m256i fields = _mm256_and_si256(_mm256_srai_epi16(_mm256_slli_epi16(wide, 8), 1),
+                                          _mm256_set1_epi16(static_cast<std::int16_t>(0xbf80)));
+  const __m256i is_nan = _mm256_cmpeq_epi16(_mm256_and_si256(wide, largest), largest);
+  const __m256i half = _mm256_or_si256(fields, _mm256_and_si256(is_nan, _mm256_set1_epi16(0x7e00)));
+  const __m256 scale = _mm256_set1_ps(256.0f);
+  low = _mm256_mul_ps(_mm256_cvtph_ps(_mm256_castsi256_si128(half)), scale);
+  high = _mm256_mul_ps(_mm256_cvtph_ps(_mm256_extracti128_si256(half, 1)), scale);
 }
 
 void pack_fp8_panel(const GemmProblem& problem, std::int64_t column, std::int64_t column_end, std::int64_t k_begin,
@@ -323,25 +324,22 @@ void pack_fp8_panel(const GemmProblem& problem, std::int64_t column, std::int64_
   const std::uint8_t* b = static_cast<const std::uint8_t*>(problem.b) + k_begin;
   for (std::int64_t l = 0; l < depth; l += 16) {
     for (std::int64_t half = 0; half < kPanelColumns; half += 8) {
-      __m128i codes[8];
+      __m256i low[8], high[8];
 #pragma GCC unroll 8
       for (int j = 0; j < 8; ++j) {
         const std::int64_t n = column + half + j;
-        codes[j] = n < column_end ? load_bytes(b + n * problem.b_stride + l, depth - l) : _mm_setzero_si128();
+        __m256 first, second;
+        float8_to_float(n < column_end ? load_bytes(b + n * problem.b_stride + l, depth - l) : _mm_setzero_si128(),
+                        first, second);
+        low[j] = _mm256_castps_si256(first);
+        high[j] = _mm256_castps_si256(second);
       }
-#pragma GCC unroll 2
-      for (int part = 0; part < 2; ++part) {
-        __m256i row[8];
+      transpose(low);
+      transpose(high);
 #pragma GCC unroll 8
-        for (int j = 0; j < 8; ++j) {
-          const __m128i eight = part == 0 ? codes[j] : _mm_unpackhi_epi64(codes[j], codes[j]);
-          row[j] = _mm256_castps_si256(float8_to_float(_mm256_cvtepu8_epi32(eight)));
-        }
-        transpose(row);
-#pragma GCC unroll 8
-        for (int q = 0; q < 8; ++q) {
-          _mm256_store_si256(reinterpret_cast<__m256i*>(packed + (l + 8 * part + q) * kPanelColumns + half), row[q]);
-        }
+      for (int q = 0; q < 8; ++q) {
+        _mm256_store_si256(reinterpret_cast<__m256i*>(packed + (l + q) * kPanelColumns + half), low[q]);
+        _mm256_store_si256(reinterpret_cast<__m256i*>(packed + (l + 8 + q) * kPanelColumns + half), high[q]);
       }
     }
   }
@@ -399,10 +397,10 @@ void fp8_panel_block(const GemmProblem& problem, const Block& block) {
       for (std::int64_t i = 0; i < rows; ++i) {
         const std::uint8_t* a = static_cast<const std::uint8_t*>(problem.a) + (row + i) * problem.a_stride + k_begin;
         for (std::int64_t l = 0; l < depth; l += 16) {
-          const __m128i codes = load_bytes(a + l, depth - l);
-          _mm256_store_ps(&buffers.a[i][l], float8_to_float(_mm256_cvtepu8_epi32(codes)));
-          _mm256_store_ps(&buffers.a[i][l + 8],
-                          float8_to_float(_mm256_cvtepu8_epi32(_mm_unpackhi_epi64(codes, codes))));
+          __m256 low, high;
+          float8_to_float(load_bytes(a + l, depth - l), low, high);
+          _mm256_store_ps(&buffers.a[i][l], low);
+          _mm256_store_ps(&buffers.a[i][l + 8], high);
         }
       }
       for (std::int64_t l = 0; l < depth; l += kScaleBlock) {

@@ -19,6 +19,7 @@ inline constexpr std::int64_t kBlockColumns = 128;
 struct Block {
   std::int64_t row_begin, row_end, column_begin, column_end;
 };
+// What a kernel keeps of a block stands on the stack, at most 300 KiB: nothing is allocated, so nothing can fail.
 using BlockKernel = void (*)(const GemmProblem& problem, const Block& block);
 
 struct Splitting {
