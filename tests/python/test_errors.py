@@ -45,6 +45,12 @@ def short_storage(arguments: dict) -> dict:
     return arguments
 
 
+def short_storage_behind_an_offset(arguments: dict) -> dict:
+    memory = int8_matrix(M + 2, K)
+    memory.untyped_storage().resize_((M + 2) * K - 1)
+    return {**arguments, "a": memory[2:]}
+
+
 def misaligned(scale: torch.Tensor) -> torch.Tensor:
     memory = np.zeros(4 * scale.numel() + 4, np.uint8)
     return torch.from_numpy(memory[2:-2].view(np.float32))
@@ -208,6 +214,14 @@ REFUSED = (
     Refused(
         "scaled_mm",
         short_storage,
+        "scaled_mm: expected a inside its storage (1536 bytes from its first element); got 1535 bytes left in the "
+        "storage, shape [6, 256], strides [256, 1]; fix: do not resize the storage of a tensor in use, or pass a fresh "
+        "one.",
+        fakes=False,
+    ),
+    Refused(
+        "scaled_mm",
+        short_storage_behind_an_offset,
         "scaled_mm: expected a inside its storage (1536 bytes from its first element); got 1535 bytes left in the "
         "storage, shape [6, 256], strides [256, 1]; fix: do not resize the storage of a tensor in use, or pass a fresh "
         "one.",
