@@ -58,6 +58,10 @@ def errors_page() -> str:
     return page
 
 
+def last_gpu_results() -> pathlib.Path:
+    return sorted((ROOT / "docs").glob("gpu_results_*.md"))[-1]
+
+
 def support_table() -> str:
     """Which row each kind of problem gets on each architecture, asked of the planner itself."""
     from evergemm import explain
@@ -69,14 +73,14 @@ def support_table() -> str:
     ]
     proven = {
         "cpu": "tested on every commit",
-        "sm90a": "tested on an H100, last run in docs/gpu_results.md",
+        "sm90a": f"tested on an H100: [last run](docs/{last_gpu_results().name})",
     }
     lines = [
         "| architecture | " + " | ".join(name for name, _ in problems) + " | evidence |",
         "|---" * (len(problems) + 2) + "|",
     ]
     for architecture in [
-        "cpu",
+        "cpu-avx512_vnni",
         "cpu-avx2",
         "cpu-portable",
         "sm75",
