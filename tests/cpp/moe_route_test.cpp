@@ -58,7 +58,7 @@ TEST_P(Routings, EveryChoiceHasItsRow) {
                            token_stride = c.top_k * choice_stride + below(random, 3);
         const std::int64_t size = wide ? 8 : 4;
         GuardedBuffer ids(static_cast<std::size_t>(c.tokens * token_stride * size)),
-            map(static_cast<std::size_t>(2 * global * size));
+            map(static_cast<std::size_t>(2 * (global + 2) * size));
         for (std::int64_t i = 0; i < c.tokens * token_stride; ++i) store_index(ids, wide, i, 0);
         std::vector<std::int64_t> local;
         std::vector<std::int64_t> map_values;
@@ -67,6 +67,8 @@ TEST_P(Routings, EveryChoiceHasItsRow) {
           store_index(map, wide, 2 * i, map_values.back());
           store_index(map, wide, 2 * i + 1, 0);
         }
+        for (std::int64_t i = 2 * global; i < 2 * global + 4; ++i)
+          store_index(map, wide, i, 0);  // behind the map: an expert
         for (std::int64_t token = 0; token < c.tokens; ++token)
           for (std::int64_t choice = 0; choice < c.top_k; ++choice) {
             const std::int64_t id = choose_expert(random, GetParam(), global, choice, wide);
