@@ -31,7 +31,14 @@ LIBRARY = "evergemm/libevergemm_torch.so"
 # torch -> the CPython that it is tried with, where this machine has it (else the one that runs this script).
 ENVIRONMENTS = {"2.10": "3.10", "2.11": "3.11", "2.12": "3.12", "2.13": "3.13", "2.14": "3.12", "2.15": "3.11"}
 CPU_ONLY = "CPU-only"
-OPERATOR_TESTS = ["test_registration.py", "test_ops.py", "test_dropin.py", "test_errors.py"]
+OPERATOR_TESTS = [
+    "test_registration.py",
+    "test_ops.py",
+    "test_dropin.py",
+    "test_errors.py",
+    "test_moe.py",
+    "test_moe_dropin.py",
+]
 TEST_REQUIREMENTS = [
     "pytest>=8",
     "hypothesis>=6.100",
