@@ -240,10 +240,11 @@ def main() -> int:
                 f"{row.passed} passed, {row.failed} failed, {row.skipped} skipped, {row.seconds:.0f} s",
                 flush=True,
             )
-    if len({row.sha256 for row in rows.values() if row.sha256}) > 1:
-        raise SystemExit("abi_matrix: the environments did not get the same file")
+            if len({row.sha256 for row in rows.values() if row.sha256}) > 1:
+                raise SystemExit("abi_matrix: the environments did not get the same file")
+            if options.write:  # after each, so that an interrupted run has said what it saw
+                options.write.write_text(page(list(rows.values()), wheel))
     if options.write:
-        options.write.write_text(page(list(rows.values()), wheel))
         print(f"wrote {options.write}")
     good = [rows[torch].good for torch in options.torch]
     print(f"torch releases: {sum(good)} passed, {len(good) - sum(good)} failed")
