@@ -77,6 +77,14 @@ def test_dequantized_weight_scales_every_channel_and_block(scheme):
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
+def test_a_bias_of_another_dtype_is_cast_to_that_of_x(scheme):
+    layer = exact_layer(scheme, 24, 40)
+    x = exact_rows(scheme, 3, 40, torch.bfloat16)
+    assert layer.bias.dtype == torch.float32 and layer(x).dtype == torch.bfloat16
+    assert torch.equal(layer(x), copy.deepcopy(layer).to(torch.bfloat16)(x))
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
 @pytest.mark.parametrize("shape", [(40,), (3, 40), (2, 3, 40), (2, 1, 3, 40), (0, 40), (2, 0, 40)])
 def test_leading_dimensions_are_rows(scheme, shape):
     layer = exact_layer(scheme, 24, 40)

@@ -21,6 +21,7 @@ FEATURES = {
     "avx512dq": "AVX-512DQ",
     "avx512vl": "AVX-512VL",
     "avx512_vnni": "AVX-512 VNNI",
+    "avx512vbmi": "AVX-512 VBMI",
 }
 
 
