@@ -41,8 +41,8 @@ bool architecture_of(int major, int minor, Architecture& architecture) {
     Architecture architecture;
   };
   constexpr std::array known = {
-      Known{7, 5, Architecture::sm75},  Known{8, 0, Architecture::sm80},   Known{8, 6, Architecture::sm86},
-      Known{8, 9, Architecture::sm89},  Known{9, 0, Architecture::sm90a},  Known{10, 0, Architecture::sm100},
+      Known{7, 5, Architecture::sm75},   Known{8, 0, Architecture::sm80},   Known{8, 6, Architecture::sm86},
+      Known{8, 9, Architecture::sm89},   Known{9, 0, Architecture::sm90a},  Known{10, 0, Architecture::sm100},
       Known{10, 3, Architecture::sm103}, Known{11, 0, Architecture::sm110}, Known{12, 0, Architecture::sm120},
       Known{12, 1, Architecture::sm121},
   };

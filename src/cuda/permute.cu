@@ -6,9 +6,9 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "cuda/permute.h"
 #include "cuda/quantize_kernels.h"
 #include "cuda/quantize_values.cuh"
-#include "cuda/permute.h"
 
 namespace evergemm::cuda {
 namespace {
@@ -21,14 +21,16 @@ __global__ void __launch_bounds__(kThreads) permute_columns(const __grid_constan
   wait_for_previous_kernel();
   const std::int64_t column_blocks = (p.columns + kThreads - 1) / kThreads, row_blocks = (p.rows + kRows - 1) / kRows;
   for (std::int64_t block = blockIdx.x; block < column_blocks * row_blocks; block += gridDim.x) {
-    const std::int64_t column = block % column_blocks * kThreads + threadIdx.x, first_row = block / column_blocks * kRows;
+    const std::int64_t column = block % column_blocks * kThreads + threadIdx.x,
+                       first_row = block / column_blocks * kRows;
     if (column >= p.columns) continue;
     const std::int64_t source = p.perm[column * p.perm_stride];
     const bool inside = source >= 0 && source < p.columns;
 #pragma unroll
     for (int i = 0; i < kRows; ++i)
       if (first_row + i < p.rows)
-        p.out[(first_row + i) * p.columns + column] = inside ? p.a[(first_row + i) * p.columns + source] : std::uint16_t{0};
+        p.out[(first_row + i) * p.columns + column] =
+            inside ? p.a[(first_row + i) * p.columns + source] : std::uint16_t{0};
   }
   allow_next_kernel();
 }

@@ -54,8 +54,9 @@ Status quantize(const QuantizeProblem& problem, cudaStream_t stream) {
   const cudaError_t error = launch(problem, stream);
   if (error == cudaSuccess) return Status();
   return cuda_failure("cuda_quantize",
-                      std::to_string(problem.rows) + " x " + std::to_string(problem.columns) + " " + name(problem.x_dtype) +
-                          " to " + name(problem.q_dtype) + ", scheme " + std::to_string(static_cast<int>(problem.scheme)),
+                      std::to_string(problem.rows) + " x " + std::to_string(problem.columns) + " " +
+                          name(problem.x_dtype) + " to " + name(problem.q_dtype) + ", scheme " +
+                          std::to_string(static_cast<int>(problem.scheme)),
                       error);
 }
 

@@ -28,7 +28,8 @@ __device__ __forceinline__ float input_at(const QuantizeProblem& p, std::int64_t
                                : load_element(p.x_dtype, p.x, row * p.x_stride + column);
 }
 
-__device__ __forceinline__ float value_at(const QuantizeProblem& p, std::int64_t row, std::int64_t column, float factor) {
+__device__ __forceinline__ float value_at(const QuantizeProblem& p, std::int64_t row, std::int64_t column,
+                                          float factor) {
   const float x = input_at(p, row, column);
   if (p.source == QuantizeSource::rms_norm)
     return numerics::mul32(numerics::mul32(x, factor), load_element(p.x_dtype, p.weight, column * p.weight_stride));
@@ -54,7 +55,8 @@ __device__ __forceinline__ float factor_of_row(const QuantizeProblem& p, std::in
   return shared;
 }
 
-__device__ __forceinline__ std::uint32_t block_maximum(std::uint32_t value, std::uint32_t (&scratch)[kThreads / kWarp]) {
+__device__ __forceinline__ std::uint32_t block_maximum(std::uint32_t value,
+                                                       std::uint32_t (&scratch)[kThreads / kWarp]) {
   value = __reduce_max_sync(~0u, value);
   if (threadIdx.x % kWarp == 0) scratch[threadIdx.x / kWarp] = value;
   __syncthreads();
@@ -68,7 +70,8 @@ struct Blocks {
   std::int64_t row_blocks, column_blocks;  // how many
 };
 
-__global__ void __launch_bounds__(kThreads) quantize_blocks(const __grid_constant__ QuantizeProblem p, const Blocks blocks) {
+__global__ void __launch_bounds__(kThreads)
+    quantize_blocks(const __grid_constant__ QuantizeProblem p, const Blocks blocks) {
   __shared__ std::uint32_t scratch[kThreads / kWarp];
   __shared__ float shared_factor;
   wait_for_previous_kernel();
@@ -128,7 +131,8 @@ __global__ void __launch_bounds__(kThreads) quantize_blocks(const __grid_constan
 __global__ void __launch_bounds__(kThreads) add_residual(const __grid_constant__ QuantizeProblem p) {
   wait_for_previous_kernel();
   const std::int64_t elements = p.rows * p.columns;
-  for (std::int64_t e = blockIdx.x * std::int64_t{kThreads} + threadIdx.x; e < elements; e += std::int64_t{gridDim.x} * kThreads) {
+  for (std::int64_t e = blockIdx.x * std::int64_t{kThreads} + threadIdx.x; e < elements;
+       e += std::int64_t{gridDim.x} * kThreads) {
     const std::int64_t row = e / p.columns, column = e % p.columns, at = row * p.residual_stride + column;
     const float sum = numerics::add32(load_element(p.x_dtype, p.x, row * p.x_stride + column),
                                       load_element(p.x_dtype, p.residual, at));
@@ -151,13 +155,15 @@ __global__ void start_tensor_scale(const __grid_constant__ QuantizeProblem p) {
 
 // The scale's own four bytes hold the largest magnitude's bits meanwhile; integer maxima have no order to depend on.
 template <class Element>
-__global__ void __launch_bounds__(kThreads) find_tensor_maximum(const __grid_constant__ QuantizeProblem p, const bool by_vectors) {
+__global__ void __launch_bounds__(kThreads)
+    find_tensor_maximum(const __grid_constant__ QuantizeProblem p, const bool by_vectors) {
   __shared__ std::uint32_t scratch[kThreads / kWarp];
   wait_for_previous_kernel();
   std::uint32_t absmax = 0;
   using Bits = typename Element::Bits;
   const Bits* x = static_cast<const Bits*>(p.x);
-  const std::int64_t thread = blockIdx.x * std::int64_t{kThreads} + threadIdx.x, threads = std::int64_t{gridDim.x} * kThreads;
+  const std::int64_t thread = blockIdx.x * std::int64_t{kThreads} + threadIdx.x,
+                     threads = std::int64_t{gridDim.x} * kThreads;
   if (by_vectors) {
     struct alignas(16) Vector {
       Bits bits[kVector];
@@ -169,7 +175,8 @@ __global__ void __launch_bounds__(kThreads) find_tensor_maximum(const __grid_con
 #pragma unroll
       for (int i = 0; i < kAhead; ++i) {
         const std::int64_t at = v + i * threads;
-        if (at < vectors) loaded[i] = *reinterpret_cast<const Vector*>(x + at / in_row * p.x_stride + at % in_row * kVector);
+        if (at < vectors)
+          loaded[i] = *reinterpret_cast<const Vector*>(x + at / in_row * p.x_stride + at % in_row * kVector);
       }
 #pragma unroll
       for (int i = 0; i < kAhead; ++i)
@@ -194,9 +201,11 @@ __global__ void finish_tensor_scale(const __grid_constant__ QuantizeProblem p) {
 
 // ---- dropin_group_packed ------------------------------------------------------------------------------------------------
 
-__global__ void __launch_bounds__(kThreads) zero_packed(const __grid_constant__ QuantizeProblem p, const std::int64_t words) {
+__global__ void __launch_bounds__(kThreads)
+    zero_packed(const __grid_constant__ QuantizeProblem p, const std::int64_t words) {
   wait_for_previous_kernel();
-  const std::int64_t thread = blockIdx.x * std::int64_t{kThreads} + threadIdx.x, threads = std::int64_t{gridDim.x} * kThreads;
+  const std::int64_t thread = blockIdx.x * std::int64_t{kThreads} + threadIdx.x,
+                     threads = std::int64_t{gridDim.x} * kThreads;
   // every column of words is as long as the pitch, the last one ends with the last row
   const std::int64_t total = words == 0 ? 0 : (words - 1) * p.packed_columns_stride + p.rows;
   for (std::int64_t e = thread; e < total; e += threads) {
@@ -235,8 +244,8 @@ cudaError_t launch_blocks_kernel(const QuantizeProblem& problem, cudaStream_t st
   QuantizeProblem p = problem;
   if (p.residual != nullptr && p.rows > 0 && p.columns > 0) {
     void* arguments[] = {&p};
-    const cudaError_t error = launch_overlapping(reinterpret_cast<const void*>(&add_residual), blocks_for(p.rows * p.columns),
-                                                 kThreads, 0, stream, arguments);
+    const cudaError_t error = launch_overlapping(reinterpret_cast<const void*>(&add_residual),
+                                                 blocks_for(p.rows * p.columns), kThreads, 0, stream, arguments);
     if (error != cudaSuccess) return error;
   }
   const bool per_tensor = p.scheme == QuantizeScheme::per_tensor;
@@ -250,8 +259,8 @@ cudaError_t launch_blocks_kernel(const QuantizeProblem& problem, cudaStream_t st
   blocks.row_blocks = per_tensor ? 1 : ceil_divide(p.rows, blocks.rows);
   blocks.column_blocks = whole_row ? 1 : ceil_divide(p.columns, blocks.columns);
   if (blocks.row_blocks == 0 || blocks.column_blocks == 0) return cudaSuccess;
-  const std::int64_t count = blocks.row_blocks > kMostBlocks / blocks.column_blocks ? kMostBlocks
-                                                                                    : blocks.row_blocks * blocks.column_blocks;
+  const std::int64_t count =
+      blocks.row_blocks > kMostBlocks / blocks.column_blocks ? kMostBlocks : blocks.row_blocks * blocks.column_blocks;
   void* arguments[] = {&p, &blocks};
   return launch_overlapping(reinterpret_cast<const void*>(&quantize_blocks),
                             static_cast<unsigned>(std::max<std::int64_t>(count, 1)), kThreads, 0, stream, arguments);
@@ -260,14 +269,17 @@ cudaError_t launch_blocks_kernel(const QuantizeProblem& problem, cudaStream_t st
 cudaError_t launch_tensor_scale(const QuantizeProblem& problem, cudaStream_t stream) {
   QuantizeProblem p = problem;
   const std::int64_t element = size_in_bytes(p.x_dtype);
-  bool by_vectors = p.columns % kVector == 0 && reinterpret_cast<std::uintptr_t>(p.x) % 16 == 0 && p.x_stride * element % 16 == 0;
+  bool by_vectors =
+      p.columns % kVector == 0 && reinterpret_cast<std::uintptr_t>(p.x) % 16 == 0 && p.x_stride * element % 16 == 0;
   void* arguments[] = {&p, &by_vectors};
   const void* find = p.x_dtype == DType::bfloat16  ? reinterpret_cast<const void*>(&find_tensor_maximum<Bfloat16>)
                      : p.x_dtype == DType::float16 ? reinterpret_cast<const void*>(&find_tensor_maximum<Float16>)
                                                    : reinterpret_cast<const void*>(&find_tensor_maximum<Float32>);
-  cudaError_t error = launch_overlapping(reinterpret_cast<const void*>(&start_tensor_scale), 1, 1, 0, stream, arguments);
+  cudaError_t error =
+      launch_overlapping(reinterpret_cast<const void*>(&start_tensor_scale), 1, 1, 0, stream, arguments);
   if (error == cudaSuccess)
-    error = launch_overlapping(find, blocks_for(p.rows * p.columns / (by_vectors ? kVector : 1)), kThreads, 0, stream, arguments);
+    error = launch_overlapping(find, blocks_for(p.rows * p.columns / (by_vectors ? kVector : 1)), kThreads, 0, stream,
+                               arguments);
   if (error == cudaSuccess)
     error = launch_overlapping(reinterpret_cast<const void*>(&finish_tensor_scale), 1, 1, 0, stream, arguments);
   return error;
@@ -278,8 +290,8 @@ cudaError_t launch_packed_zeros(const QuantizeProblem& problem, cudaStream_t str
   std::int64_t words = p.columns == 0 ? 0 : ceil_divide(ceil_divide(p.columns, p.group_columns), 4);
   void* arguments[] = {&p, &words};
   return launch_overlapping(reinterpret_cast<const void*>(&zero_packed),
-                            blocks_for(words * p.packed_columns_stride + (p.q_rows - p.rows) * p.columns), kThreads, 0, stream,
-                            arguments);
+                            blocks_for(words * p.packed_columns_stride + (p.q_rows - p.rows) * p.columns), kThreads, 0,
+                            stream, arguments);
 }
 
 }  // namespace evergemm::cuda

@@ -48,7 +48,9 @@ struct StagedRow {
   __host__ __device__ static int pitch_of(std::int64_t columns) {
     return (static_cast<int>((columns + kWarp - 1) / kWarp) + kPerLoad - 1) / kPerLoad * kPerLoad + kPerLoad;
   }
-  __device__ __forceinline__ void put(int column, Bits value) const { base[column % kWarp * pitch + column / kWarp] = value; }
+  __device__ __forceinline__ void put(int column, Bits value) const {
+    base[column % kWarp * pitch + column / kWarp] = value;
+  }
 
   // 1 / sqrt(mean of squares + eps): 32 strided partial sums, one a lane of the first warp, then a tree.
   __device__ __forceinline__ float inverse_rms(const QuantizeProblem& p, float& result) const {
@@ -81,8 +83,8 @@ enum class Rounding { symmetric, asymmetric, dropin };
 
 // What the kernel needs of the groups, in the sizes that it computes with.
 struct Groups {
-  int lanes;               // that share a scale block within a row (1, 2, .. 32), or 0 where the block is the whole row
-  unsigned given_rows;     // with_given_scale: rows and vectors of a block; 0 vectors: the whole row
+  int lanes;            // that share a scale block within a row (1, 2, .. 32), or 0 where the block is the whole row
+  unsigned given_rows;  // with_given_scale: rows and vectors of a block; 0 vectors: the whole row
   unsigned given_vectors;
 };
 
@@ -115,14 +117,16 @@ __global__ void __launch_bounds__(kMostThreads)
     if (p.gated) {
       Vector<Element> up[kVectors];
 #pragma unroll
-      for (int i = 0; i < kVectors; ++i) up[i] = Vector<Element>::load(x, p.columns + min(vector[i], vectors - 1) * kVector);
+      for (int i = 0; i < kVectors; ++i)
+        up[i] = Vector<Element>::load(x, p.columns + min(vector[i], vectors - 1) * kVector);
 #pragma unroll
       for (int i = 0; i < kVectors; ++i) {
         float factor[kVector];
         inputs[i].widen(values[i]);
         up[i].widen(factor);
 #pragma unroll
-        for (int e = 0; e < kVector; ++e) values[i][e] = numerics::mul32(activated(p.activation, values[i][e]), factor[e]);
+        for (int e = 0; e < kVector; ++e)
+          values[i][e] = numerics::mul32(activated(p.activation, values[i][e]), factor[e]);
       }
     } else {
 #pragma unroll
@@ -139,7 +143,8 @@ __global__ void __launch_bounds__(kMostThreads)
       Bits* residual = static_cast<Bits*>(p.residual) + row * p.residual_stride;
       Vector<Element> before[kVectors];
 #pragma unroll
-      for (int i = 0; i < kVectors; ++i) before[i] = Vector<Element>::load(residual, min(vector[i], vectors - 1) * kVector);
+      for (int i = 0; i < kVectors; ++i)
+        before[i] = Vector<Element>::load(residual, min(vector[i], vectors - 1) * kVector);
 #pragma unroll
       for (int i = 0; i < kVectors; ++i) {
         float added[kVector];
@@ -152,7 +157,8 @@ __global__ void __launch_bounds__(kMostThreads)
           values[i][e] = Element::widen(sum[e]);
         }
         if (vector[i] < vectors)
-          *reinterpret_cast<Vector<Element>*>(residual + vector[i] * kVector) = *reinterpret_cast<const Vector<Element>*>(sum);
+          *reinterpret_cast<Vector<Element>*>(residual + vector[i] * kVector) =
+              *reinterpret_cast<const Vector<Element>*>(sum);
       }
     } else {
 #pragma unroll
@@ -177,7 +183,8 @@ __global__ void __launch_bounds__(kMostThreads)
       } else {
 #pragma unroll
         for (int e = 0; e < kVector; ++e)
-          weights[e] = Element::widen(weight[(std::int64_t{min(vector[i], vectors - 1)} * kVector + e) * p.weight_stride]);
+          weights[e] =
+              Element::widen(weight[(std::int64_t{min(vector[i], vectors - 1)} * kVector + e) * p.weight_stride]);
       }
 #pragma unroll
       for (int e = 0; e < kVector; ++e)
@@ -228,7 +235,8 @@ __global__ void __launch_bounds__(kMostThreads)
   for (int i = 0; i < kVectors; ++i) {
     float scale = scale_of_row;
     if (given) {
-      const unsigned group = groups.given_vectors == 0 ? 0 : static_cast<unsigned>(min(vector[i], vectors - 1)) / groups.given_vectors;
+      const unsigned group =
+          groups.given_vectors == 0 ? 0 : static_cast<unsigned>(min(vector[i], vectors - 1)) / groups.given_vectors;
       scale = __ldg(given_scales + group * p.scale_group_stride);
     } else if (groups.lanes != 0) {
       std::uint32_t absmax = 0;
@@ -268,18 +276,19 @@ __global__ void __launch_bounds__(kMostThreads)
         // numerics::quantize_int8_asymmetric: round, limit, shift; exact in fp32, and NaN goes to 0 unshifted. An ordinary scale
         // means that the row has neither NaN nor infinity and that no quotient passes 256.
         const float rounded = rintf(quotients[e]);
-        quotients[e] = divider.multiplies()          ? rounded + shift
+        quotients[e] = divider.multiplies()        ? rounded + shift
                        : numerics::is_nan(rounded) ? 0.0f
-                                                     : fminf(fmaxf(rounded, -1024.0f), 1024.0f) + shift;
+                                                   : fminf(fmaxf(rounded, -1024.0f), 1024.0f) + shift;
       }
     }
     std::uint32_t words[2];
 #pragma unroll
     for (int w = 0; w < 2; ++w) {
       const float* four = &quotients[w * 4];
-      words[w] = p.q_dtype == DType::int8
-                     ? round_int8(four[0]) | round_int8(four[1]) << 8 | round_int8(four[2]) << 16 | round_int8(four[3]) << 24
-                     : round_float8_pair(four[0], four[1]) | round_float8_pair(four[2], four[3]) << 16;
+      words[w] =
+          p.q_dtype == DType::int8
+              ? round_int8(four[0]) | round_int8(four[1]) << 8 | round_int8(four[2]) << 16 | round_int8(four[3]) << 24
+              : round_float8_pair(four[0], four[1]) | round_float8_pair(four[2], four[3]) << 16;
     }
     if (vector[i] < vectors)
       *reinterpret_cast<uint2*>(static_cast<std::uint8_t*>(p.q) + row * p.q_stride + vector[i] * kVector) =
@@ -323,7 +332,8 @@ template <class Element>
 const void* kernel_for(const QuantizeProblem& p, int vectors) {
   if (p.source == QuantizeSource::activation)
     return kernel_for<Element, QuantizeSource::activation, Rounding::symmetric>(vectors);
-  if (p.source == QuantizeSource::rms_norm) return kernel_for<Element, QuantizeSource::rms_norm, Rounding::symmetric>(vectors);
+  if (p.source == QuantizeSource::rms_norm)
+    return kernel_for<Element, QuantizeSource::rms_norm, Rounding::symmetric>(vectors);
   if (p.scheme == QuantizeScheme::per_row_asymmetric)
     return kernel_for<Element, QuantizeSource::copy, Rounding::asymmetric>(vectors);
   if (p.scheme == QuantizeScheme::dropin_group || p.scheme == QuantizeScheme::dropin_group_packed)
@@ -348,9 +358,11 @@ bool rows_kernel_runs(const QuantizeProblem& p) {
                          p.scheme == QuantizeScheme::per_block || p.scheme == QuantizeScheme::with_given_scale;
   if (p.source != QuantizeSource::copy && !symmetric) return false;
   if (p.scheme == QuantizeScheme::per_block && p.group_rows != 1) return false;
-  if (p.scheme == QuantizeScheme::with_given_scale && p.group_columns % kVector != 0 && p.group_columns < p.columns) return false;
+  if (p.scheme == QuantizeScheme::with_given_scale && p.group_columns % kVector != 0 && p.group_columns < p.columns)
+    return false;
   const std::int64_t element = size_in_bytes(p.x_dtype), vector_bytes = 16;
-  if (!aligned(p.x, p.x_stride * element, vector_bytes, p.rows) || !aligned(p.q, p.q_stride, kVector, p.rows)) return false;
+  if (!aligned(p.x, p.x_stride * element, vector_bytes, p.rows) || !aligned(p.q, p.q_stride, kVector, p.rows))
+    return false;
   if (staged_bytes(p) > kMostStagedBytes) return false;
   if (p.residual != nullptr && !aligned(p.residual, p.residual_stride * element, vector_bytes, p.rows)) return false;
   if (p.gated && p.columns * element % vector_bytes != 0) return false;
@@ -375,7 +387,8 @@ cudaError_t launch_rows_kernel(const QuantizeProblem& problem, cudaStream_t stre
   groups.given_vectors =
       problem.group_columns >= problem.columns ? 0 : static_cast<unsigned>(problem.group_columns / kVector);
   void* arguments[] = {&argument, &groups};
-  return launch_overlapping(kernel, static_cast<unsigned>(problem.rows), static_cast<unsigned>(threads), staged, stream, arguments);
+  return launch_overlapping(kernel, static_cast<unsigned>(problem.rows), static_cast<unsigned>(threads), staged, stream,
+                            arguments);
 }
 
 }  // namespace evergemm::cuda

@@ -160,7 +160,8 @@ static __device__ __forceinline__ float scale_of_block(const QuantizeProblem& p,
 }
 
 // Writes the scale of block (i, j); packed: its exponent's byte, of a word that was zeroed before.
-static __device__ __forceinline__ void store_scale(const QuantizeProblem& p, std::int64_t i, std::int64_t j, float scale) {
+static __device__ __forceinline__ void store_scale(const QuantizeProblem& p, std::int64_t i, std::int64_t j,
+                                                   float scale) {
   if (p.scheme == QuantizeScheme::dropin_group_packed) {
     auto* word = static_cast<std::uint32_t*>(p.scale) + i * p.scale_row_stride + j / 4 * p.packed_columns_stride;
     reinterpret_cast<std::uint8_t*>(word)[j % 4] = static_cast<std::uint8_t>(__float_as_uint(scale) >> 23);

@@ -23,7 +23,8 @@ template <int... kTiles>
 constexpr auto make_kernels(std::integer_sequence<int, kTiles...>) {
   return std::array<KernelOf, sizeof...(kTiles) + 1>{&sm90::simple_kernel, &sm90::kernel_of<kTiles>...};
 }
-constexpr auto kKernels = make_kernels(std::make_integer_sequence<int, static_cast<int>(plan_tables::kSm90Tiles.size())>());
+constexpr auto kKernels =
+    make_kernels(std::make_integer_sequence<int, static_cast<int>(plan_tables::kSm90Tiles.size())>());
 
 // Checks what a caller of another architecture could get wrong: the kernels of this binary are sm_90a machine code.
 Status check_architecture(const Plan& plan, const Device& device) {
@@ -31,8 +32,9 @@ Status check_architecture(const Plan& plan, const Device& device) {
   const Status status = cuda::device_facts(device.index, facts);
   if (!status.ok()) return status;
   if (facts.architecture != Architecture::sm90a)
-    return Status(std::string(plan.name) + ": expected a device of architecture sm90a; got " + name(facts.architecture) +
-                  " (device " + std::to_string(device.index) + "); fix: use CPU tensors, or a device of that architecture.");
+    return Status(std::string(plan.name) + ": expected a device of architecture sm90a; got " +
+                  name(facts.architecture) + " (device " + std::to_string(device.index) +
+                  "); fix: use CPU tensors, or a device of that architecture.");
   return Status();
 }
 
@@ -56,11 +58,13 @@ Status run_cuda(const Plan& plan, const GemmProblem& problem, const RunContext& 
 }
 
 Status run_cuda(const Plan& plan, const QuantizeProblem& problem, const RunContext& context) {
-  return run_on_device(plan, problem, [&] { return cuda::quantize(problem, static_cast<cudaStream_t>(context.stream)); });
+  return run_on_device(plan, problem,
+                       [&] { return cuda::quantize(problem, static_cast<cudaStream_t>(context.stream)); });
 }
 
 Status run_cuda(const Plan& plan, const PermuteProblem& problem, const RunContext& context) {
-  return run_on_device(plan, problem, [&] { return cuda::permute(problem, static_cast<cudaStream_t>(context.stream)); });
+  return run_on_device(plan, problem,
+                       [&] { return cuda::permute(problem, static_cast<cudaStream_t>(context.stream)); });
 }
 
 Status cuda_facts(std::int32_t device, DeviceFacts& facts) { return cuda::device_facts(device, facts); }

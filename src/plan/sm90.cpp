@@ -23,7 +23,8 @@ constexpr auto make_names(std::index_sequence<kIndices...>) {
 constexpr auto kNames = make_names(std::make_index_sequence<kSm90Tiles.size()>());
 
 const char* sm90_row_name(std::int32_t row) {
-  return row < kSm90FirstTileRow ? kSm90SimpleName : kNames[static_cast<std::size_t>(row - kSm90FirstTileRow)].text.data();
+  return row < kSm90FirstTileRow ? kSm90SimpleName
+                                 : kNames[static_cast<std::size_t>(row - kSm90FirstTileRow)].text.data();
 }
 
 Mainloop mainloop_of(const GemmProblem& problem) {
@@ -60,7 +61,8 @@ struct Prediction {
 Prediction predict(const TileCost& cost, const GemmProblem& problem, const DeviceFacts& facts) {
   const TileConfig& tile = tile_of(cost.row);
   const std::int64_t rows = tile.swap_ab ? problem.n : problem.m, columns = tile.swap_ab ? problem.m : problem.n;
-  const std::int64_t tile_rows = std::int64_t{tile.m} * tile.cluster_m, tile_columns = std::int64_t{tile.n} * tile.cluster_n;
+  const std::int64_t tile_rows = std::int64_t{tile.m} * tile.cluster_m,
+                     tile_columns = std::int64_t{tile.n} * tile.cluster_n;
   const std::int64_t tiles = ((rows + tile_rows - 1) / tile_rows) * ((columns + tile_columns - 1) / tile_columns);
   const std::int64_t resident = resident_clusters(tile, facts);
   const std::int64_t waves = std::min(kExtentLimit, (tiles + resident - 1) / resident);
@@ -85,8 +87,8 @@ constexpr auto kInt8CostRules = rules_of(kSm90Int8Costs);
 constexpr auto kFp8CostRules = rules_of(kSm90Fp8Costs);
 constexpr auto kPromotedCostRules = rules_of(kSm90PromotedCosts);
 
-std::span<const Rule> least_time(std::span<const TileCost> costs, std::span<const Rule> rules, const GemmProblem& problem,
-                                 const DeviceFacts& facts) {
+std::span<const Rule> least_time(std::span<const TileCost> costs, std::span<const Rule> rules,
+                                 const GemmProblem& problem, const DeviceFacts& facts) {
   std::size_t best = costs.size() - 1;
   Prediction least = predict(costs[best], problem, facts);
   for (std::size_t i = 0; i + 1 < costs.size(); ++i) {
@@ -111,7 +113,8 @@ std::span<const Rule> sm90_rules(const GemmProblem& problem, const DeviceFacts& 
     case Mainloop::int8:
       return kSm90Int8Rules;
     case Mainloop::fp8_fast:
-      return problem.deterministic ? std::span<const Rule>(kSm90Fp8DeterministicRules) : std::span<const Rule>(kSm90Fp8Rules);
+      return problem.deterministic ? std::span<const Rule>(kSm90Fp8DeterministicRules)
+                                   : std::span<const Rule>(kSm90Fp8Rules);
     case Mainloop::fp8_promoted:
       return problem.deterministic ? std::span<const Rule>(kSm90PromotedDeterministicRules)
                                    : std::span<const Rule>(kSm90PromotedRules);
@@ -125,9 +128,11 @@ constexpr std::int64_t kCopyAlignment = 16, kCopyPitchLimit = std::int64_t{1} <<
 std::string number(std::int64_t value) { return std::to_string(value); }
 
 // Why the copy engine cannot read an operand of `lines` rows of k bytes each.
-std::string operand_obstacle(const char* operand, const void* data, std::int64_t lines, std::int64_t stride, std::int64_t k) {
+std::string operand_obstacle(const char* operand, const void* data, std::int64_t lines, std::int64_t stride,
+                             std::int64_t k) {
   const auto misaligned = static_cast<std::int64_t>(reinterpret_cast<std::uintptr_t>(data) % kCopyAlignment);
-  if (misaligned != 0) return std::string("needs ") + operand + " at a multiple of 16 bytes, it is " + number(misaligned) + " past one";
+  if (misaligned != 0)
+    return std::string("needs ") + operand + " at a multiple of 16 bytes, it is " + number(misaligned) + " past one";
   if (lines <= 1) return std::string();  // one row has no pitch
   if (stride % kCopyAlignment != 0)
     return std::string("needs rows of ") + operand + " a multiple of 16 bytes apart, they are " + number(stride);
@@ -154,7 +159,8 @@ std::string sm90_why_not(const GemmProblem& problem, const DeviceFacts& facts, s
   if (blocks < tile.split_k)
     return "splits k among " + number(tile.split_k) + " CTAs, there are " + number(blocks) + " blocks of it";
   const std::int64_t rows = tile.swap_ab ? problem.n : problem.m, columns = tile.swap_ab ? problem.m : problem.n;
-  const std::int64_t tile_rows = std::int64_t{tile.m} * tile.cluster_m, tile_columns = std::int64_t{tile.n} * tile.cluster_n;
+  const std::int64_t tile_rows = std::int64_t{tile.m} * tile.cluster_m,
+                     tile_columns = std::int64_t{tile.n} * tile.cluster_n;
   // below 2^62, since extents fit 31 bits
   if (((rows + tile_rows - 1) / tile_rows) * ((columns + tile_columns - 1) / tile_columns) > kExtentLimit)
     return "counts tiles in int32";

@@ -143,7 +143,8 @@ constexpr auto one_sum_rules(Mainloop mainloop) {
       Rule{32, any, any, swapped(mainloop, 64, 32), kStream},
       Rule{64, 2816, any, swapped(mainloop, 64, 64, 3), kSplit3},
       Rule{64, any, any, swapped(mainloop, 64, 64), kStream},
-      Rule{any, 1408, any, swapped(mainloop, 64, 64, 2), "44 tiles of 64 features x 64 tokens at most: two CTAs a tile"},
+      Rule{any, 1408, any, swapped(mainloop, 64, 64, 2),
+           "44 tiles of 64 features x 64 tokens at most: two CTAs a tile"},
       Rule{any, 4224, any, swapped(mainloop, 64, 64), "up to 132 tiles of 64 features x 64 tokens: one wave"},
       Rule{any, any, any, swapped(mainloop, 128, 64), "128 features a tile read the tokens half as often from L2"},
   };
@@ -160,9 +161,12 @@ inline constexpr std::array kSm90PromotedRules = {
     Rule{64, 2816, any, swapped(Mainloop::fp8_promoted, 64, 64, 3), kSplit3},
     Rule{64, 4224, any, swapped(Mainloop::fp8_promoted, 64, 64, 2), kSplit2},
     Rule{64, any, any, swapped(Mainloop::fp8_promoted, 64, 64), kStream},
-    Rule{any, 2816, any, swapped(Mainloop::fp8_promoted, 64, 64, 2), "88 tiles of 64 features x 64 tokens at most: two CTAs a tile"},
-    Rule{any, 4224, any, swapped(Mainloop::fp8_promoted, 64, 64), "up to 132 tiles of 64 features x 64 tokens: one wave"},
-    Rule{any, any, any, pingpong(Mainloop::fp8_promoted, 64, 128, 1, 1), "one warpgroup promotes while the other multiplies"},
+    Rule{any, 2816, any, swapped(Mainloop::fp8_promoted, 64, 64, 2),
+         "88 tiles of 64 features x 64 tokens at most: two CTAs a tile"},
+    Rule{any, 4224, any, swapped(Mainloop::fp8_promoted, 64, 64),
+         "up to 132 tiles of 64 features x 64 tokens: one wave"},
+    Rule{any, any, any, pingpong(Mainloop::fp8_promoted, 64, 128, 1, 1),
+         "one warpgroup promotes while the other multiplies"},
 };
 
 template <std::size_t N>
@@ -187,7 +191,8 @@ struct TileCost {
 };
 inline constexpr std::int64_t kMiddleTokens = 320;
 inline constexpr std::int64_t kSm90BytesPerNanosecond = 2800;
-inline constexpr const char* kLeastTime = "least predicted time of whole waves of its tiles, from costs measured for each row";
+inline constexpr const char* kLeastTime =
+    "least predicted time of whole waves of its tiles, from costs measured for each row";
 
 inline constexpr std::array kSm90Int8Costs = {
     TileCost{swapped(Mainloop::int8, 64, 128, 1, 2), kMiddleTokens, 228, 1250, 228},

@@ -10,21 +10,22 @@
 namespace evergemm::plan_tables {
 
 inline constexpr std::int32_t kSm90SharedMemory = 232448;  // bytes a block of compute capability 9.0 may ask for
-inline constexpr std::int32_t kSlabRows = 64;               // rows of one wgmma
-inline constexpr std::int32_t kSwizzleBytes = 128;          // bytes of k in one TMA box: the widest swizzle
-inline constexpr std::int32_t kStagingBuffers = 2;          // output chunks of a warpgroup under way at the same time
+inline constexpr std::int32_t kSlabRows = 64;              // rows of one wgmma
+inline constexpr std::int32_t kSwizzleBytes = 128;         // bytes of k in one TMA box: the widest swizzle
+inline constexpr std::int32_t kStagingBuffers = 2;         // output chunks of a warpgroup under way at the same time
 
 struct Geometry {
   std::int32_t consumer_warpgroups, threads, slabs;  // slabs: m64 pieces of a warpgroup's share of a tile
   std::int32_t k_steps;                              // 128-byte steps of k in a stage
   std::int32_t cluster_size;
-  std::int32_t rows_bytes, columns_bytes;            // of a stage: the operand on the M side, the operand on the N side
-  std::int32_t tokens;                               // tokens in a tile
-  std::int32_t scale_bytes, scale_slot;              // block scales of a stage
-  std::int32_t chunk_columns, chunks, chunk_bytes;   // the epilogue stores 64 rows x chunk_columns at a time
-  std::int32_t vector_buffers, vector_bytes;         // a tile's column vectors: fp32 scale, int32 zero point (int8), 16-bit bias
-  std::int32_t partial_bytes;                        // split_k: the other CTAs' sums
-  std::int32_t output_box_inner, output_box_outer;   // output map, elements
+  std::int32_t rows_bytes, columns_bytes;           // of a stage: the operand on the M side, the operand on the N side
+  std::int32_t tokens;                              // tokens in a tile
+  std::int32_t scale_bytes, scale_slot;             // block scales of a stage
+  std::int32_t chunk_columns, chunks, chunk_bytes;  // the epilogue stores 64 rows x chunk_columns at a time
+  std::int32_t vector_buffers,
+      vector_bytes;            // a tile's column vectors: fp32 scale, int32 zero point (int8), 16-bit bias
+  std::int32_t partial_bytes;  // split_k: the other CTAs' sums
+  std::int32_t output_box_inner, output_box_outer;  // output map, elements
   // byte offsets in dynamic shared memory
   std::int32_t at_rows, at_columns, at_staging, at_scales, at_barriers, at_vectors, at_partials, total_bytes;
 };
@@ -65,7 +66,8 @@ constexpr Geometry geometry_with_chunk(const TileConfig& config, std::int32_t ch
   g.at_columns = take(config.stages * g.columns_bytes);
   g.at_staging = take(g.consumer_warpgroups * kStagingBuffers * g.chunk_bytes);
   g.at_scales = take(config.stages * g.scale_slot);
-  g.at_barriers = take((config.stages + g.vector_buffers + 1) * 16);  // pairs full, empty: stages, vectors, partial sums
+  g.at_barriers =
+      take((config.stages + g.vector_buffers + 1) * 16);  // pairs full, empty: stages, vectors, partial sums
   g.at_vectors = take(g.vector_buffers * g.vector_bytes);
   g.at_partials = take(g.partial_bytes);
   g.total_bytes = at;
@@ -92,7 +94,8 @@ constexpr bool valid(const TileConfig& config) {
   if (!config.swap_ab && g.chunk_columns < 32) return false;
   if (config.split_k > 1 && config.schedule == Schedule::pingpong) return false;
   // one block of k a stage, and one weight block a warpgroup's rows where weights are the rows
-  if (config.mainloop == Mainloop::fp8_promoted && (config.k != 128 || (config.swap_ab && config.m > 128))) return false;
+  if (config.mainloop == Mainloop::fp8_promoted && (config.k != 128 || (config.swap_ab && config.m > 128)))
+    return false;
   return true;
 }
 

@@ -28,11 +28,11 @@ struct Shape {
 struct Variant {
   DType output = DType::bfloat16;
   bool bias = false, row_scale_a = false, row_scale_b = false;
-  int azp = 0;                      // 0 none, 1 folded into azp_adj, 2 a value a token
+  int azp = 0;                                     // 0 none, 1 folded into azp_adj, 2 a value a token
   std::int64_t a_pad = 0, b_pad = 0, out_pad = 0;  // elements beyond the row
-  std::int64_t vector_stride = 1;   // of scales, bias, azp, azp_adj
-  int scale_layout = 0;             // block: 0 m-major padded to 4, 1 m-major, 2 k-major
-  std::int64_t shift = 0;           // bytes by which a, b and out miss a 16-byte boundary
+  std::int64_t vector_stride = 1;                  // of scales, bias, azp, azp_adj
+  int scale_layout = 0;                            // block: 0 m-major padded to 4, 1 m-major, 2 k-major
+  std::int64_t shift = 0;                          // bytes by which a, b and out miss a 16-byte boundary
 };
 
 class GemmCase {
@@ -72,7 +72,8 @@ class GemmCase {
     if (kind_ == Kind::int8) {
       for_all_threads(host_.m, [this](std::int64_t begin, std::int64_t end) {
         for (std::int64_t i = begin; i < end; ++i)
-          for (std::int64_t j = 0; j < host_.n; ++j) low_[index(i, j)] = high_[index(i, j)] = proof::int8_element(host_, i, j);
+          for (std::int64_t j = 0; j < host_.n; ++j)
+            low_[index(i, j)] = high_[index(i, j)] = proof::int8_element(host_, i, j);
       });
       return;
     }
@@ -107,7 +108,8 @@ class GemmCase {
     if (!zones_whole) return "wrote into a red zone";
     const std::int64_t element_bytes = size_in_bytes(host_.output_dtype);
     for (std::int64_t i = 0; i + 1 < host_.m; ++i)
-      for (std::int64_t at = (i * host_.out_stride + host_.n) * element_bytes; at < (i + 1) * host_.out_stride * element_bytes; ++at)
+      for (std::int64_t at = (i * host_.out_stride + host_.n) * element_bytes;
+           at < (i + 1) * host_.out_stride * element_bytes; ++at)
         if (got[static_cast<std::size_t>(at)] != 0xFF) return "wrote between rows, after row " + std::to_string(i);
     std::vector<std::string> failures(static_cast<std::size_t>(host_.m));
     for_all_threads(host_.m, [&, this](std::int64_t begin, std::int64_t end) {
@@ -118,8 +120,9 @@ class GemmCase {
           const bool sign = kind_ != Kind::int8 || value != 0 || std::signbit(value) == std::signbit(low_[at]);
           if (value >= low_[at] && value <= high_[at] && sign) continue;
           if (std::isnan(value) && std::isnan(low_[at])) continue;
-          failures[static_cast<std::size_t>(i)] = "element " + proof::at(i, j) + " is " + std::to_string(value) + ", must lie in [" +
-                                             std::to_string(low_[at]) + ", " + std::to_string(high_[at]) + "]";
+          failures[static_cast<std::size_t>(i)] = "element " + proof::at(i, j) + " is " + std::to_string(value) +
+                                                  ", must lie in [" + std::to_string(low_[at]) + ", " +
+                                                  std::to_string(high_[at]) + "]";
           break;
         }
     });
@@ -129,7 +132,8 @@ class GemmCase {
       if (text.empty()) continue;
       if (bad_rows++ == 0) failure = text;
     }
-    if (bad_rows > 0) return failure + "; " + std::to_string(bad_rows) + " of " + std::to_string(host_.m) + " rows fail";
+    if (bad_rows > 0)
+      return failure + "; " + std::to_string(bad_rows) + " of " + std::to_string(host_.m) + " rows fail";
     if (emulated && kind_ != Kind::int8 && data_ == Data::random) failure = judge_rms(got);
     if (keep) kept_ = got;
     return failure;
@@ -151,10 +155,11 @@ class GemmCase {
 
   std::string text() const {
     return std::string(name(kind_)) + (data_ == Data::exact ? " exact" : "") + " m " + std::to_string(host_.m) + " n " +
-           std::to_string(host_.n) + " k " + std::to_string(host_.k) + " out " + evergemm::name(host_.output_dtype) + " bias " +
-           std::to_string(variant_.bias) + " scales " + std::to_string(variant_.row_scale_a) + std::to_string(variant_.row_scale_b) +
-           " azp " + std::to_string(variant_.azp) + " pads " + std::to_string(variant_.a_pad) + "," + std::to_string(variant_.b_pad) +
-           "," + std::to_string(variant_.out_pad) + " vector stride " + std::to_string(variant_.vector_stride) + " layout " +
+           std::to_string(host_.n) + " k " + std::to_string(host_.k) + " out " + evergemm::name(host_.output_dtype) +
+           " bias " + std::to_string(variant_.bias) + " scales " + std::to_string(variant_.row_scale_a) +
+           std::to_string(variant_.row_scale_b) + " azp " + std::to_string(variant_.azp) + " pads " +
+           std::to_string(variant_.a_pad) + "," + std::to_string(variant_.b_pad) + "," +
+           std::to_string(variant_.out_pad) + " vector stride " + std::to_string(variant_.vector_stride) + " layout " +
            std::to_string(variant_.scale_layout) + " shift " + std::to_string(variant_.shift);
   }
 
@@ -189,7 +194,8 @@ class GemmCase {
     Random random{77};
     std::vector<std::uint8_t> codes(1 << 14);
     for (std::uint8_t& code : codes) {
-      const double x = std::sqrt(-2 * std::log(random.uniform() + 1e-12)) * std::cos(6.283185307179586 * random.uniform());
+      const double x =
+          std::sqrt(-2 * std::log(random.uniform() + 1e-12)) * std::cos(6.283185307179586 * random.uniform());
       code = numerics::float_to_float8_e4m3fn(static_cast<float>(x));
     }
     return codes;
@@ -204,7 +210,8 @@ class GemmCase {
   void make_scales() {
     Scale& a = host_.scale_a;
     Scale& b = host_.scale_b;
-    const std::int64_t blocks = (host_.k + kScaleBlock - 1) / kScaleBlock, features = (host_.n + kScaleBlock - 1) / kScaleBlock;
+    const std::int64_t blocks = (host_.k + kScaleBlock - 1) / kScaleBlock,
+                       features = (host_.n + kScaleBlock - 1) / kScaleBlock;
     std::int64_t a_count = 1, b_count = 1;
     if (kind_ == Kind::block) {
       a.mode = ScaleMode::BlockWise1x128;
@@ -240,7 +247,8 @@ class GemmCase {
       for (std::int64_t j = 0; j < host_.n; ++j) {
         const float value = data_ == Data::exact ? static_cast<float>(random_.below(17) - 8) / 16
                                                  : static_cast<float>(4 * random_.uniform() - 2);
-        const std::uint16_t half = host_.output_dtype == DType::float16 ? numerics::float_to_float16(value) : numerics::float_to_bfloat16(value);
+        const std::uint16_t half = host_.output_dtype == DType::float16 ? numerics::float_to_float16(value)
+                                                                        : numerics::float_to_bfloat16(value);
         if (host_.output_dtype == DType::float32)
           std::memcpy(&bias_[static_cast<std::size_t>(j * stride * 4)], &value, 4);
         else
@@ -252,12 +260,14 @@ class GemmCase {
     host_.has_azp = true;
     host_.azp_adj_stride = stride;
     azp_adj_.assign(static_cast<std::size_t>(host_.n * stride), 0x7FFFFFFF);
-    for (std::int64_t j = 0; j < host_.n; ++j) azp_adj_[static_cast<std::size_t>(j * stride)] = static_cast<std::int32_t>(random_.below(60001) - 30000);
+    for (std::int64_t j = 0; j < host_.n; ++j)
+      azp_adj_[static_cast<std::size_t>(j * stride)] = static_cast<std::int32_t>(random_.below(60001) - 30000);
     host_.azp_adj = azp_adj_.data();
     if (variant_.azp == 1) return;
     host_.azp_stride = stride;
     azp_.assign(static_cast<std::size_t>(host_.m * stride), 0x7FFFFFFF);
-    for (std::int64_t i = 0; i < host_.m; ++i) azp_[static_cast<std::size_t>(i * stride)] = static_cast<std::int32_t>(random_.below(256) - 128);
+    for (std::int64_t i = 0; i < host_.m; ++i)
+      azp_[static_cast<std::size_t>(i * stride)] = static_cast<std::int32_t>(random_.below(256) - 128);
     host_.azp = azp_.data();
   }
 
@@ -286,8 +296,10 @@ class GemmCase {
 
   std::string judge_rms(const std::vector<unsigned char>& got) {
     if (host_.m * host_.n < proof::kMinimumTileElements) return "";
-    const std::int64_t rows = std::min(host_.m, host_.n < proof::kTile ? proof::kTile * proof::kTile / host_.n : proof::kTile);
-    const std::int64_t columns = std::min(host_.n, host_.m < proof::kTile ? proof::kTile * proof::kTile / host_.m : proof::kTile);
+    const std::int64_t rows =
+        std::min(host_.m, host_.n < proof::kTile ? proof::kTile * proof::kTile / host_.n : proof::kTile);
+    const std::int64_t columns =
+        std::min(host_.n, host_.m < proof::kTile ? proof::kTile * proof::kTile / host_.m : proof::kTile);
     for (std::int64_t i = 0; i < host_.m; i += rows)
       for (std::int64_t j = 0; j < host_.n; j += columns) {
         const std::int64_t top = std::min(i, host_.m - rows), left = std::min(j, host_.n - columns);
@@ -304,7 +316,8 @@ class GemmCase {
         const double ratio = std::sqrt(kernel / emulator);
         worst_rms_ = std::max(worst_rms_, ratio);
         if (ratio > proof::kRmsLimit)
-          return "tile at " + proof::at(top, left) + ": RMS error is " + std::to_string(ratio) + " times the emulator's";
+          return "tile at " + proof::at(top, left) + ": RMS error is " + std::to_string(ratio) +
+                 " times the emulator's";
       }
     return "";
   }
@@ -321,8 +334,8 @@ class GemmCase {
   std::vector<std::uint8_t> a_, b_, bias_, out_;
   std::vector<float> scale_a_, scale_b_;
   std::vector<std::int32_t> azp_adj_, azp_;
-  std::unique_ptr<DeviceBuffer> device_a_, device_b_, device_scale_a_, device_scale_b_, device_bias_, device_azp_adj_, device_azp_,
-      device_out_;
+  std::unique_ptr<DeviceBuffer> device_a_, device_b_, device_scale_a_, device_scale_b_, device_bias_, device_azp_adj_,
+      device_azp_, device_out_;
   std::vector<double> low_, high_, exact_, unit_, emulator_;
   std::vector<unsigned char> kept_;
   double worst_rms_ = 0;

@@ -70,15 +70,16 @@ Variant draw_variant(Kind kind, Data data, int index, Random& random) {
   variant.out_pad = kOutPads[static_cast<std::size_t>(random.below(4))];
   variant.vector_stride = 1 + random.below(2);
   variant.scale_layout = index % 3;
-  if (data == Data::exact && variant.output == DType::float16) variant.output = DType::bfloat16;  // keep clear of overflow
+  if (data == Data::exact && variant.output == DType::float16)
+    variant.output = DType::bfloat16;  // keep clear of overflow
   return variant;
 }
 
 // Rows of the M side and columns in all residues that matter, one to many tiles for a CTA, k from one step to many stages.
 constexpr Shape kShapes[] = {
-    {1, 64, 16},       {1, 1288, 4096},  {7, 72, 128},     {16, 512, 256},   {17, 136, 144},   {33, 200, 1040},
-    {64, 1000, 1040},  {65, 264, 2064},  {100, 264, 4400}, {129, 1032, 640}, {300, 776, 640},  {513, 1400, 384},
-    {640, 1280, 1152}, {8, 50, 96},      {16, 20000, 384}, {40, 9992, 528},  {2050, 2056, 528}, {257, 5000, 784},
+    {1, 64, 16},       {1, 1288, 4096}, {7, 72, 128},     {16, 512, 256},   {17, 136, 144},    {33, 200, 1040},
+    {64, 1000, 1040},  {65, 264, 2064}, {100, 264, 4400}, {129, 1032, 640}, {300, 776, 640},   {513, 1400, 384},
+    {640, 1280, 1152}, {8, 50, 96},     {16, 20000, 384}, {40, 9992, 528},  {2050, 2056, 528}, {257, 5000, 784},
 };
 constexpr Shape kQuickShapes[] = {{5, 136, 272}, {130, 264, 656}, {260, 776, 528}};
 
@@ -114,7 +115,8 @@ std::string run_forced_rows(const Options& options, Kind kind, std::int64_t& cas
           failure = test.judge(row > 0, one_order);
         if (one_order && first_unsplit < 0) first_unsplit = row;
         if (failure.empty() || failed++ >= 12) continue;
-        failures += std::string("\n    ") + table().row_name(row) + ", " + test.text() + ", seed " + std::to_string(seed) + ": " + failure;
+        failures += std::string("\n    ") + table().row_name(row) + ", " + test.text() + ", seed " +
+                    std::to_string(seed) + ": " + failure;
       }
       worst_rms = std::max(worst_rms, test.worst_rms());
     }
@@ -128,7 +130,8 @@ std::string run_plain_row(const Options& options, std::int64_t& cases) {
     return "";
   }
   Random random{4242};
-  constexpr Shape kPlainShapes[] = {{3, 5, 7}, {70, 131, 257}, {65, 64, 129}, {1, 300, 4095}, {128, 96, 0}, {33, 257, 384}, {1, 1, 1}};
+  constexpr Shape kPlainShapes[] = {{3, 5, 7},    {70, 131, 257}, {65, 64, 129}, {1, 300, 4095},
+                                    {128, 96, 0}, {33, 257, 384}, {1, 1, 1}};
   int index = 0;
   for (const Shape& shape : kPlainShapes)
     for (const Kind kind : {Kind::int8, Kind::fast, Kind::promoted, Kind::block}) {
@@ -157,7 +160,8 @@ std::string run_plain_row(const Options& options, std::int64_t& cases) {
 std::string calibrate(const Options& options, std::int64_t& cases) {
   std::string text;
   for (std::int32_t row = 1; row < table().rows; ++row) {
-    if (!selected(options, row) || std::string(table().row_name(row)).find("sm90_fp8_64x16x128_c1x1_basic") != 0) continue;
+    if (!selected(options, row) || std::string(table().row_name(row)).find("sm90_fp8_64x16x128_c1x1_basic") != 0)
+      continue;
     for (const std::int64_t distance : {1, 32}) {  // the small term in the same step, in the next
       int kept = -1;
       for (int j = 0; j <= 23; ++j) {  // fp32 itself keeps 23
@@ -196,7 +200,8 @@ std::string calibrate(const Options& options, std::int64_t& cases) {
       }
       std::printf("  calibration: a term 2^-%d of the largest survives %s (model: %d fraction bits)\n", kept,
                   distance == 1 ? "in its step" : "in the next step", proof::kHopperFractionBits);
-      if (kept != proof::kHopperFractionBits) text += " kept " + std::to_string(kept) + " bits at distance " + std::to_string(distance);
+      if (kept != proof::kHopperFractionBits)
+        text += " kept " + std::to_string(kept) + " bits at distance " + std::to_string(distance);
     }
   }
   if (cases == 0) ++cases;  // the row was not selected
@@ -246,9 +251,11 @@ std::string run_streams(const Options& options, std::int64_t& cases) {
     Variant variant;
     variant.row_scale_a = variant.row_scale_b = true;
     tests.push_back(std::make_unique<GemmCase>(s % 2 == 0 ? Kind::fast : Kind::int8, Data::random,
-                                               Shape{40 + 16 * s, 1032, 2064}, variant, 900 + static_cast<std::uint64_t>(s)));
+                                               Shape{40 + 16 * s, 1032, 2064}, variant,
+                                               900 + static_cast<std::uint64_t>(s)));
     tests.back()->solve();
-    require(cudaStreamCreateWithFlags(&streams[static_cast<std::size_t>(s)], cudaStreamNonBlocking), "cudaStreamCreate");
+    require(cudaStreamCreateWithFlags(&streams[static_cast<std::size_t>(s)], cudaStreamNonBlocking),
+            "cudaStreamCreate");
   }
   std::string failure;
   for (int round = 0; round < (options.quick ? 1 : 20); ++round)

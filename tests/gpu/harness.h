@@ -31,13 +31,16 @@ struct Random {
     x = (x ^ (x >> 27)) * 0x94d049bb133111ebull;
     return x ^ (x >> 31);
   }
-  std::int64_t below(std::int64_t limit) { return static_cast<std::int64_t>(next() % static_cast<std::uint64_t>(limit)); }
+  std::int64_t below(std::int64_t limit) {
+    return static_cast<std::int64_t>(next() % static_cast<std::uint64_t>(limit));
+  }
   double uniform() { return static_cast<double>(next() >> 11) * 0x1p-53; }
 };
 
 template <class Body>
 void for_all_threads(std::int64_t count, Body body) {  // body(begin, end)
-  const std::int64_t threads = std::max<std::int64_t>(1, std::min<std::int64_t>(count, std::thread::hardware_concurrency()));
+  const std::int64_t threads =
+      std::max<std::int64_t>(1, std::min<std::int64_t>(count, std::thread::hardware_concurrency()));
   std::vector<std::thread> pool;
   for (std::int64_t t = 0; t < threads; ++t)
     pool.emplace_back([=] { body(count * t / threads, count * (t + 1) / threads); });
@@ -59,7 +62,9 @@ class DeviceBuffer {
 
   char* data() { return base_ + kZone + shift_; }
   std::int64_t bytes() const { return bytes_; }
-  void poison() { require(cudaMemset(base_, 0xFF, static_cast<std::size_t>(bytes_ + shift_ + 2 * kZone)), "cudaMemset"); }
+  void poison() {
+    require(cudaMemset(base_, 0xFF, static_cast<std::size_t>(bytes_ + shift_ + 2 * kZone)), "cudaMemset");
+  }
   void fill(const void* from, std::int64_t bytes) {
     require(cudaMemcpy(data(), from, static_cast<std::size_t>(bytes), cudaMemcpyHostToDevice), "upload");
   }
@@ -68,7 +73,8 @@ class DeviceBuffer {
     std::vector<unsigned char> all(static_cast<std::size_t>(bytes_ + shift_ + 2 * kZone));
     require(cudaMemcpy(all.data(), base_, all.size(), cudaMemcpyDeviceToHost), "download");
     zones_whole = true;
-    for (std::int64_t i = 0; i < kZone + shift_; ++i) zones_whole = zones_whole && all[static_cast<std::size_t>(i)] == 0xFF;
+    for (std::int64_t i = 0; i < kZone + shift_; ++i)
+      zones_whole = zones_whole && all[static_cast<std::size_t>(i)] == 0xFF;
     for (std::int64_t i = 0; i < kZone; ++i)
       zones_whole = zones_whole && all[static_cast<std::size_t>(kZone + shift_ + bytes_ + i)] == 0xFF;
     return std::vector<unsigned char>(all.begin() + kZone + shift_, all.begin() + kZone + shift_ + bytes_);
@@ -94,8 +100,8 @@ class Report {
     result.failure = body(result.cases);
     if (result.cases == 0 && result.failure.empty()) result.failure = "ran no case";
     result.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
-    std::printf("%s %s.%s: %lld cases, %.1f s%s%s\n", result.failure.empty() ? "pass" : "FAIL", suite.c_str(), name.c_str(),
-                static_cast<long long>(result.cases), result.seconds, result.failure.empty() ? "" : ": ",
+    std::printf("%s %s.%s: %lld cases, %.1f s%s%s\n", result.failure.empty() ? "pass" : "FAIL", suite.c_str(),
+                name.c_str(), static_cast<long long>(result.cases), result.seconds, result.failure.empty() ? "" : ": ",
                 result.failure.c_str());
     std::fflush(stdout);
     results_.push_back(result);
@@ -116,8 +122,8 @@ class Report {
       std::fprintf(file, "<testsuite name=\"gpu\" tests=\"%zu\" failures=\"%lld\">\n", results_.size(),
                    static_cast<long long>(failures));
       for (const Result& result : results_) {
-        std::fprintf(file, "  <testcase classname=\"%s\" name=\"%s\" time=\"%.3f\" assertions=\"%lld\"", result.suite.c_str(),
-                     result.name.c_str(), result.seconds, static_cast<long long>(result.cases));
+        std::fprintf(file, "  <testcase classname=\"%s\" name=\"%s\" time=\"%.3f\" assertions=\"%lld\"",
+                     result.suite.c_str(), result.name.c_str(), result.seconds, static_cast<long long>(result.cases));
         if (result.failure.empty())
           std::fprintf(file, "/>\n");
         else

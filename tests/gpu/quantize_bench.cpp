@@ -84,25 +84,32 @@ int main(int argument_count, char** arguments) {
   };
   for (const auto& [rows, columns] : shapes) {
     const std::int64_t x_bytes = rows * columns * 4;  // gated: twice the columns of bfloat16
-    DeviceBuffer x(x_bytes * kSets), q(rows * columns * kSets), scale(std::max<std::int64_t>(rows * columns / 16, 1024) * kSets), azp(rows * 4 * kSets),
+    DeviceBuffer x(x_bytes * kSets), q(rows * columns * kSets),
+        scale(std::max<std::int64_t>(rows * columns / 16, 1024) * kSets), azp(rows * 4 * kSets),
         residual(rows * columns * 2 * kSets), weight(columns * 2);
     std::vector<std::uint16_t> block(1 << 20);
     Random random{7};
     for (std::uint16_t& value : block)
-      value = numerics::float_to_bfloat16(static_cast<float>(std::sqrt(-2 * std::log(random.uniform() + 1e-12)) * std::cos(6.283185307179586 * random.uniform())));
+      value = numerics::float_to_bfloat16(static_cast<float>(std::sqrt(-2 * std::log(random.uniform() + 1e-12)) *
+                                                             std::cos(6.283185307179586 * random.uniform())));
     for (DeviceBuffer* buffer : {&x, &residual, &weight})
       for (std::int64_t at = 0; at < buffer->bytes(); at += static_cast<std::int64_t>(block.size() * 2))
-        require(cudaMemcpy(buffer->data() + at, block.data(), static_cast<std::size_t>(std::min<std::int64_t>(static_cast<std::int64_t>(block.size() * 2), buffer->bytes() - at)), cudaMemcpyHostToDevice), "fill");
+        require(cudaMemcpy(buffer->data() + at, block.data(),
+                           static_cast<std::size_t>(std::min<std::int64_t>(static_cast<std::int64_t>(block.size() * 2),
+                                                                           buffer->bytes() - at)),
+                           cudaMemcpyHostToDevice),
+                "fill");
     std::vector<float> ones(static_cast<std::size_t>(scale.bytes() / 4), 0.01f);
     scale.fill(ones.data(), scale.bytes());
 
     const std::int64_t half = x_bytes * kSets / 2 / kSets;
     const double copy = median_microseconds(stream, kSets, [&](int set) {
-      return cudaMemcpyAsync(x.data() + set * half, x.data() + kSets * half + set * half, static_cast<std::size_t>(half), cudaMemcpyDeviceToDevice, stream) == cudaSuccess;
+      return cudaMemcpyAsync(x.data() + set * half, x.data() + kSets * half + set * half,
+                             static_cast<std::size_t>(half), cudaMemcpyDeviceToDevice, stream) == cudaSuccess;
     });
     const double copy_rate = 2.0 * static_cast<double>(half) / copy;
-    std::printf("%lld x %lld bfloat16: copy of %lld bytes %.2f us, %.0f GB/s\n", static_cast<long long>(rows), static_cast<long long>(columns),
-                static_cast<long long>(half), copy, copy_rate / 1e3);
+    std::printf("%lld x %lld bfloat16: copy of %lld bytes %.2f us, %.0f GB/s\n", static_cast<long long>(rows),
+                static_cast<long long>(columns), static_cast<long long>(half), copy, copy_rate / 1e3);
     for (const Entry& entry : entries) {
       const bool gated = entry.source == Source::activation, residual_sum = entry.source == Source::rms_norm;
       const double us = median_microseconds(stream, kSets, [&](int set) {
@@ -143,7 +150,8 @@ int main(int argument_count, char** arguments) {
       if (entry.scheme == Scheme::per_tensor) bytes += static_cast<double>(rows * columns) * 2;
       if (residual_sum) bytes += static_cast<double>(rows * columns) * 4;
       bytes += static_cast<double>(entry.group == 0 ? rows : rows * columns / entry.group) * 4;
-      std::printf("  %-34s %8.2f us  %6.0f GB/s  %.2f of copy\n", entry.name, us, bytes / us / 1e3, bytes / us / copy_rate);
+      std::printf("  %-34s %8.2f us  %6.0f GB/s  %.2f of copy\n", entry.name, us, bytes / us / 1e3,
+                  bytes / us / copy_rate);
     }
   }
   return 0;

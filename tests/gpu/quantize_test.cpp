@@ -18,7 +18,8 @@ namespace {
 using Bytes = std::vector<unsigned char>;
 
 void put(DType type, Bytes& bytes, std::int64_t at, float value) {
-  const std::uint16_t half = type == DType::float16 ? numerics::float_to_float16(value) : numerics::float_to_bfloat16(value);
+  const std::uint16_t half =
+      type == DType::float16 ? numerics::float_to_float16(value) : numerics::float_to_bfloat16(value);
   if (type == DType::float32)
     std::memcpy(&bytes[static_cast<std::size_t>(at * 4)], &value, 4);
   else
@@ -27,7 +28,8 @@ void put(DType type, Bytes& bytes, std::int64_t at, float value) {
 
 // Mostly normal values; now and then the ones that break quantizers.
 float draw(Random& random, bool special) {
-  constexpr std::array kSpecial = {0.0f, -0.0f, INFINITY, -INFINITY, NAN, 3.4e38f, -3.4e38f, 1e-38f, 1e-44f, 65504.0f, 448.0f, -1e-30f};
+  constexpr std::array kSpecial = {0.0f,     -0.0f,  INFINITY, -INFINITY, NAN,    3.4e38f,
+                                   -3.4e38f, 1e-38f, 1e-44f,   65504.0f,  448.0f, -1e-30f};
   if (special && random.below(199) == 0) return kSpecial[static_cast<std::size_t>(random.below(kSpecial.size()))];
   const float x = static_cast<float>((random.uniform() + random.uniform() + random.uniform() - 1.5) * 4);
   return std::ldexp(x, static_cast<int>(random.below(7)) - 3);
@@ -40,19 +42,21 @@ struct Setup {
 };
 
 std::string text_of(const QuantizeProblem& p) {
-  return "scheme " + std::to_string(static_cast<int>(p.scheme)) + " source " + std::to_string(static_cast<int>(p.source)) + " " +
-         std::to_string(p.rows) + " x " + std::to_string(p.columns) + " group " + std::to_string(p.group_rows) + " x " +
-         std::to_string(p.group_columns) + " " + name(p.x_dtype) + " to " + name(p.q_dtype) + " strides " +
-         std::to_string(p.x_stride) + ", " + std::to_string(p.q_stride) + " gated " + std::to_string(p.gated) + " activation " +
-         std::to_string(static_cast<int>(p.activation)) + " power of two " + std::to_string(p.power_of_two_scales);
+  return "scheme " + std::to_string(static_cast<int>(p.scheme)) + " source " +
+         std::to_string(static_cast<int>(p.source)) + " " + std::to_string(p.rows) + " x " + std::to_string(p.columns) +
+         " group " + std::to_string(p.group_rows) + " x " + std::to_string(p.group_columns) + " " + name(p.x_dtype) +
+         " to " + name(p.q_dtype) + " strides " + std::to_string(p.x_stride) + ", " + std::to_string(p.q_stride) +
+         " gated " + std::to_string(p.gated) + " activation " + std::to_string(static_cast<int>(p.activation)) +
+         " power of two " + std::to_string(p.power_of_two_scales);
 }
 
 // One problem on host and device; "" or what differs.
-std::string compare(const Setup& setup, std::int64_t rows, std::int64_t columns, DType x_type, DType q_type, std::uint64_t seed,
-                    bool misaligned) {
+std::string compare(const Setup& setup, std::int64_t rows, std::int64_t columns, DType x_type, DType q_type,
+                    std::uint64_t seed, bool misaligned) {
   Random random{seed};
   const bool special = random.below(2) == 0;
-  const bool dropin = setup.scheme == QuantizeScheme::dropin_group || setup.scheme == QuantizeScheme::dropin_group_packed;
+  const bool dropin =
+      setup.scheme == QuantizeScheme::dropin_group || setup.scheme == QuantizeScheme::dropin_group_packed;
   const bool packed = setup.scheme == QuantizeScheme::dropin_group_packed;
   const std::int64_t element = size_in_bytes(x_type);
   QuantizeProblem p;
@@ -77,8 +81,10 @@ std::string compare(const Setup& setup, std::int64_t rows, std::int64_t columns,
   p.device = Device{DeviceType::cuda, 0};
   p.q_rows = packed ? rows + random.below(4) : rows;
 
-  const std::int64_t groups = p.group_columns == 0 ? 1 : std::max<std::int64_t>(1, (columns + p.group_columns - 1) / p.group_columns);
-  const std::int64_t row_groups = std::max<std::int64_t>(1, (rows + p.group_rows - 1) / std::max<std::int64_t>(1, p.group_rows));
+  const std::int64_t groups =
+      p.group_columns == 0 ? 1 : std::max<std::int64_t>(1, (columns + p.group_columns - 1) / p.group_columns);
+  const std::int64_t row_groups =
+      std::max<std::int64_t>(1, (rows + p.group_rows - 1) / std::max<std::int64_t>(1, p.group_rows));
   const bool column_major = random.below(2) == 0;
   p.scale_row_stride = column_major ? 1 : groups;
   p.scale_group_stride = column_major ? row_groups + 1 : 1;
@@ -92,7 +98,8 @@ std::string compare(const Setup& setup, std::int64_t rows, std::int64_t columns,
   const std::int64_t shift = misaligned ? element * (1 + random.below(3)) : 0;
   Bytes x(static_cast<std::size_t>(rows * p.x_stride * element), 0xFF), weight, residual, bound;
   for (std::int64_t i = 0; i < rows; ++i)
-    for (std::int64_t j = 0; j < (p.gated ? 2 : 1) * columns; ++j) put(x_type, x, i * p.x_stride + j, draw(random, special));
+    for (std::int64_t j = 0; j < (p.gated ? 2 : 1) * columns; ++j)
+      put(x_type, x, i * p.x_stride + j, draw(random, special));
   if (rows > 2 && columns > 0)
     for (std::int64_t j = 0; j < columns; ++j) put(x_type, x, p.x_stride + j, 0.0f);  // a row of zeros
   if (p.source == QuantizeSource::rms_norm) {
@@ -103,7 +110,8 @@ std::string compare(const Setup& setup, std::int64_t rows, std::int64_t columns,
       p.residual_stride = columns + (misaligned ? 1 : 8);
       residual.assign(static_cast<std::size_t>(rows * p.residual_stride * element), 0xFF);
       for (std::int64_t i = 0; i < rows; ++i)
-        for (std::int64_t j = 0; j < columns; ++j) put(x_type, residual, i * p.residual_stride + j, draw(random, special));
+        for (std::int64_t j = 0; j < columns; ++j)
+          put(x_type, residual, i * p.residual_stride + j, draw(random, special));
     }
   }
   if (p.scheme == QuantizeScheme::per_row && random.below(2) == 0) {
@@ -111,15 +119,17 @@ std::string compare(const Setup& setup, std::int64_t rows, std::int64_t columns,
     bound.resize(4);
     std::memcpy(bound.data(), &limit, 4);
   }
-  Bytes q(static_cast<std::size_t>(std::max(p.q_rows, rows) * p.q_stride), 0xFF), scale(static_cast<std::size_t>(scale_count * 4), 0xFF),
-      azp(static_cast<std::size_t>(rows * 4), 0xFF);
+  Bytes q(static_cast<std::size_t>(std::max(p.q_rows, rows) * p.q_stride), 0xFF),
+      scale(static_cast<std::size_t>(scale_count * 4), 0xFF), azp(static_cast<std::size_t>(rows * 4), 0xFF);
   if (p.scheme == QuantizeScheme::with_given_scale)
     for (std::int64_t i = 0; i < scale_count; ++i)
-      put(DType::float32, scale, i, special && random.below(50) == 0 ? draw(random, true) : static_cast<float>(0.001 + random.uniform()));
+      put(DType::float32, scale, i,
+          special && random.below(50) == 0 ? draw(random, true) : static_cast<float>(0.001 + random.uniform()));
 
   DeviceBuffer dx(static_cast<std::int64_t>(x.size()), shift), dq(static_cast<std::int64_t>(q.size())),
       dscale(static_cast<std::int64_t>(scale.size())), dazp(static_cast<std::int64_t>(azp.size())),
-      dweight(static_cast<std::int64_t>(weight.size()), misaligned ? element : 0), dresidual(static_cast<std::int64_t>(residual.size())), dbound(4);
+      dweight(static_cast<std::int64_t>(weight.size()), misaligned ? element : 0),
+      dresidual(static_cast<std::int64_t>(residual.size())), dbound(4);
   dx.fill(x.data(), dx.bytes());
   dscale.fill(scale.data(), dscale.bytes());
   dweight.fill(weight.data(), dweight.bytes());
@@ -160,7 +170,8 @@ std::string compare(const Setup& setup, std::int64_t rows, std::int64_t columns,
       {"residual", {dresidual.read(zones[3]), &residual}},
   }};
   const Bytes x_after = dx.read(zones[4]);
-  const auto residual_is_nan = [&](std::size_t byte, const Bytes& bytes) {  // processors differ in the bits of a new NaN
+  const auto residual_is_nan = [&](std::size_t byte,
+                                   const Bytes& bytes) {  // processors differ in the bits of a new NaN
     const std::size_t first = byte / static_cast<std::size_t>(element) * static_cast<std::size_t>(element);
     if (x_type == DType::float32) {
       float value;
@@ -184,17 +195,30 @@ constexpr std::array kTypes = {DType::bfloat16, DType::float16, DType::float32};
 constexpr std::array kEights = {DType::int8, DType::float8_e4m3fn};
 
 std::string run_setup(const Setup& setup, bool quick, std::int64_t& cases) {
-  constexpr std::array<std::array<std::int64_t, 2>, 14> kShapes = {{{1, 8}, {3, 64}, {5, 100}, {2, 128}, {7, 200}, {4, 1000},
-                                                                   {129, 256}, {33, 1024}, {1, 8192}, {5, 7168}, {300, 2048},
-                                                                   {2, 33000}, {1, 1}, {2, 40000}}};
-  std::uint64_t seed = 17 + 1000 * static_cast<std::uint64_t>(setup.scheme) + 100 * static_cast<std::uint64_t>(setup.source);
+  constexpr std::array<std::array<std::int64_t, 2>, 14> kShapes = {{{1, 8},
+                                                                    {3, 64},
+                                                                    {5, 100},
+                                                                    {2, 128},
+                                                                    {7, 200},
+                                                                    {4, 1000},
+                                                                    {129, 256},
+                                                                    {33, 1024},
+                                                                    {1, 8192},
+                                                                    {5, 7168},
+                                                                    {300, 2048},
+                                                                    {2, 33000},
+                                                                    {1, 1},
+                                                                    {2, 40000}}};
+  std::uint64_t seed =
+      17 + 1000 * static_cast<std::uint64_t>(setup.scheme) + 100 * static_cast<std::uint64_t>(setup.source);
   for (const auto& [rows, columns] : kShapes) {
     if (quick && rows * columns > 8000) continue;
     for (const DType x_type : kTypes)
       for (const DType q_type : kEights) {
         if (setup.scheme == QuantizeScheme::per_row_asymmetric && q_type != DType::int8) continue;
         if (setup.scheme == QuantizeScheme::dropin_group_packed && q_type == DType::int8) continue;
-        const bool dropin = setup.scheme == QuantizeScheme::dropin_group || setup.scheme == QuantizeScheme::dropin_group_packed;
+        const bool dropin =
+            setup.scheme == QuantizeScheme::dropin_group || setup.scheme == QuantizeScheme::dropin_group_packed;
         if (dropin && columns % setup.group_columns != 0) continue;
         for (const bool misaligned : {false, true}) {
           const std::string failure = compare(setup, rows, columns, x_type, q_type, seed++, misaligned);
@@ -208,7 +232,8 @@ std::string run_setup(const Setup& setup, bool quick, std::int64_t& cases) {
 
 // All 65536 values of both 16-bit types, against scales of every size, signs and specials included.
 std::string run_all_values(bool quick, std::int64_t& cases) {
-  std::vector<float> scales = {1.0f, 0.5f, 3.0f, 1e-38f, 3e38f, -1.0f, 0.0f, INFINITY, NAN, 8.6e-19f, 8.7e-19f, 1.15e18f, 1.16e18f, 1e-44f};
+  std::vector<float> scales = {1.0f,     0.5f, 3.0f,     1e-38f,   3e38f,    -1.0f,    0.0f,
+                               INFINITY, NAN,  8.6e-19f, 8.7e-19f, 1.15e18f, 1.16e18f, 1e-44f};
   Random random{99};
   while (scales.size() < (quick ? 20u : 400u))
     scales.push_back(std::ldexp(1.0f + static_cast<float>(random.uniform()), static_cast<int>(random.below(60)) - 30));
@@ -248,8 +273,9 @@ std::string run_all_values(bool quick, std::int64_t& cases) {
         ++cases;
         for (std::size_t i = 0; i < 65536; ++i)
           if (got[i] != q[i])
-            return std::string(name(x_type)) + " code " + std::to_string(i) + " over scale " + std::to_string(scale) + " to " + name(q_type) +
-                   " is " + std::to_string(got[i]) + ", the reference has " + std::to_string(q[i]);
+            return std::string(name(x_type)) + " code " + std::to_string(i) + " over scale " + std::to_string(scale) +
+                   " to " + name(q_type) + " is " + std::to_string(got[i]) + ", the reference has " +
+                   std::to_string(q[i]);
       }
     }
   return "";
@@ -257,13 +283,16 @@ std::string run_all_values(bool quick, std::int64_t& cases) {
 
 std::string run_permute(std::int64_t& cases) {
   Random random{3};
-  for (const auto& [rows, columns] : {std::pair<std::int64_t, std::int64_t>{1, 1}, {3, 7}, {17, 256}, {130, 1000}, {9, 5000}}) {
+  for (const auto& [rows, columns] :
+       {std::pair<std::int64_t, std::int64_t>{1, 1}, {3, 7}, {17, 256}, {130, 1000}, {9, 5000}}) {
     std::vector<std::uint16_t> a(static_cast<std::size_t>(rows * columns)), out(a.size(), 0xFFFF);
     std::vector<std::int32_t> perm(static_cast<std::size_t>(columns * 2));
     for (std::uint16_t& value : a) value = static_cast<std::uint16_t>(random.next());
     for (std::int32_t& value : perm)
-      value = random.below(20) == 0 ? static_cast<std::int32_t>(random.next()) : static_cast<std::int32_t>(random.below(columns));
-    DeviceBuffer da(static_cast<std::int64_t>(a.size() * 2)), dperm(static_cast<std::int64_t>(perm.size() * 4)), dout(static_cast<std::int64_t>(a.size() * 2));
+      value = random.below(20) == 0 ? static_cast<std::int32_t>(random.next())
+                                    : static_cast<std::int32_t>(random.below(columns));
+    DeviceBuffer da(static_cast<std::int64_t>(a.size() * 2)), dperm(static_cast<std::int64_t>(perm.size() * 4)),
+        dout(static_cast<std::int64_t>(a.size() * 2));
     da.fill(a.data(), da.bytes());
     dperm.fill(perm.data(), dperm.bytes());
     PermuteProblem p{rows, columns, a.data(), perm.data(), 2, out.data(), Device{DeviceType::cuda, 0}};

@@ -45,7 +45,8 @@ struct Arena {
 // Fills with one random block, repeated at shifting offsets.
 void fill(char* to, std::int64_t bytes, const std::vector<std::uint8_t>& block) {
   for (std::int64_t at = 0; at < bytes;) {
-    const std::int64_t shift = at / 64 % 4096, part = std::min<std::int64_t>(bytes - at, static_cast<std::int64_t>(block.size()) - shift);
+    const std::int64_t shift = at / 64 % 4096,
+                       part = std::min<std::int64_t>(bytes - at, static_cast<std::int64_t>(block.size()) - shift);
     require(cudaMemcpy(to + at, block.data() + shift, static_cast<std::size_t>(part), cudaMemcpyHostToDevice), "fill");
     at += part;
   }
@@ -158,7 +159,8 @@ bool worth_timing(const Cell& cell, std::int32_t row) {
   if (row == 0 || std::sscanf(name.c_str() + at, "%dx%d", &tile_m, &tile_n) != 2) return false;
   if (name.find("swap") != std::string::npos)
     return cell.m <= 2 * tile_n && cell.m <= 256 && !(cell.m <= 16 && tile_n > 64) && !(cell.m > 32 && tile_n < 64);
-  return cell.m >= 64 && !(cell.m < 128 && tile_m > 64) && !(cell.m <= 128 && tile_m > 128) && !(cell.m >= 1024 && tile_m * tile_n < 128 * 96);
+  return cell.m >= 64 && !(cell.m < 128 && tile_m > 64) && !(cell.m <= 128 && tile_m > 128) &&
+         !(cell.m >= 1024 && tile_m * tile_n < 128 * 96);
 }
 
 // cuBLASLt's call for the same product, one contender for each algorithm of its heuristic. mode: 0 per tensor, 1 per row and
@@ -178,24 +180,31 @@ std::vector<Contender> peers(const Cell& cell, int mode) {
     cublasLtMatmulDescSetAttribute(operation, CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, &scale_of_b, sizeof scale_of_b);
     cublasLtMatmulDescSetAttribute(operation, CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, &scale_of_a, sizeof scale_of_a);
     if (mode != 0) {
-      const cublasLtMatmulMatrixScale_t of_b = mode == 3 ? CUBLASLT_MATMUL_MATRIX_SCALE_BLK128x128_32F : CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F;
-      const cublasLtMatmulMatrixScale_t of_a = mode == 3 ? CUBLASLT_MATMUL_MATRIX_SCALE_VEC128_32F : CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F;
+      const cublasLtMatmulMatrixScale_t of_b =
+          mode == 3 ? CUBLASLT_MATMUL_MATRIX_SCALE_BLK128x128_32F : CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F;
+      const cublasLtMatmulMatrixScale_t of_a =
+          mode == 3 ? CUBLASLT_MATMUL_MATRIX_SCALE_VEC128_32F : CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F;
       cublasLtMatmulDescSetAttribute(operation, CUBLASLT_MATMUL_DESC_A_SCALE_MODE, &of_b, sizeof of_b);
       cublasLtMatmulDescSetAttribute(operation, CUBLASLT_MATMUL_DESC_B_SCALE_MODE, &of_a, sizeof of_a);
     }
   }
   const cudaDataType input = fp8 ? CUDA_R_8F_E4M3 : CUDA_R_8I, output = fp8 ? CUDA_R_16BF : CUDA_R_32I;
   cublasLtMatrixLayout_t weights, tokens, out;
-  cublasLtMatrixLayoutCreate(&weights, input, static_cast<std::uint64_t>(cell.k), static_cast<std::uint64_t>(cell.n), cell.k);
-  cublasLtMatrixLayoutCreate(&tokens, input, static_cast<std::uint64_t>(cell.k), static_cast<std::uint64_t>(cell.m), cell.k);
-  cublasLtMatrixLayoutCreate(&out, output, static_cast<std::uint64_t>(cell.n), static_cast<std::uint64_t>(cell.m), cell.n);
+  cublasLtMatrixLayoutCreate(&weights, input, static_cast<std::uint64_t>(cell.k), static_cast<std::uint64_t>(cell.n),
+                             cell.k);
+  cublasLtMatrixLayoutCreate(&tokens, input, static_cast<std::uint64_t>(cell.k), static_cast<std::uint64_t>(cell.m),
+                             cell.k);
+  cublasLtMatrixLayoutCreate(&out, output, static_cast<std::uint64_t>(cell.n), static_cast<std::uint64_t>(cell.m),
+                             cell.n);
   cublasLtMatmulPreference_t preference;
   cublasLtMatmulPreferenceCreate(&preference);
-  cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &kLtWorkspace, sizeof kLtWorkspace);
+  cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &kLtWorkspace,
+                                       sizeof kLtWorkspace);
   constexpr int kAlgorithms = 8;
   cublasLtMatmulHeuristicResult_t found[kAlgorithms];
   int count = 0;
-  if (cublasLtMatmulAlgoGetHeuristic(lt, operation, weights, tokens, out, out, preference, kAlgorithms, found, &count) != CUBLAS_STATUS_SUCCESS)
+  if (cublasLtMatmulAlgoGetHeuristic(lt, operation, weights, tokens, out, out, preference, kAlgorithms, found,
+                                     &count) != CUBLAS_STATUS_SUCCESS)
     count = 0;
   for (int i = 0; i < count; ++i) {
     Contender contender;
@@ -206,8 +215,8 @@ std::vector<Contender> peers(const Cell& cell, int mode) {
       const int one_int = 1, zero_int = 0;
       const GemmProblem p = cell.problem(set);
       return cublasLtMatmul(lt, operation, fp8 ? static_cast<const void*>(&one) : &one_int, p.b, weights, p.a, tokens,
-                            fp8 ? static_cast<const void*>(&zero) : &zero_int, p.out, out, p.out, out, &algorithm, lt_workspace,
-                            kLtWorkspace, stream) == CUBLAS_STATUS_SUCCESS;
+                            fp8 ? static_cast<const void*>(&zero) : &zero_int, p.out, out, p.out, out, &algorithm,
+                            lt_workspace, kLtWorkspace, stream) == CUBLAS_STATUS_SUCCESS;
     };
     result.push_back(contender);
   }
@@ -263,7 +272,8 @@ int main(int argument_count, char** arguments) {
   for (std::size_t i = 0; i < bytes.size(); ++i) bytes[i] = static_cast<std::uint8_t>(random.next() >> 33);
   std::vector<std::uint8_t> normal(1 << 14);
   for (std::uint8_t& code : normal)
-    code = numerics::float_to_float8_e4m3fn(static_cast<float>(std::sqrt(-2 * std::log(random.uniform() + 1e-12)) * std::cos(6.283185307179586 * random.uniform())));
+    code = numerics::float_to_float8_e4m3fn(static_cast<float>(std::sqrt(-2 * std::log(random.uniform() + 1e-12)) *
+                                                               std::cos(6.283185307179586 * random.uniform())));
   for (std::uint8_t& code : codes) code = normal[random.next() % normal.size()];
   std::vector<float> scales(1 << 20);
   for (float& scale : scales) scale = static_cast<float>(0.01 + 0.02 * random.uniform());
@@ -271,11 +281,15 @@ int main(int argument_count, char** arguments) {
   device_scales.fill(scales.data(), device_scales.bytes());
   const float* scale_base = reinterpret_cast<const float*>(device_scales.data());
 
-  std::fprintf(output, "kind\tn\tk\tm\tbest_row\tbest_us\trule_row\trule_us\toverlap_us\tpeer_us\tpeer_row_us\troof_us\n");
+  std::fprintf(output,
+               "kind\tn\tk\tm\tbest_row\tbest_us\trule_row\trule_us\toverlap_us\tpeer_us\tpeer_row_us\troof_us\n");
   std::fprintf(all_rows, "kind\tn\tk\tm\trow\tus\n");
   Arena a_arena, b_arena, out_arena;
   for (const std::string& kind_text : split(arguments[3])) {
-    const Kind kind = kind_text == "int8" ? Kind::int8 : kind_text == "fast" ? Kind::fast : kind_text == "promoted" ? Kind::promoted : Kind::block;
+    const Kind kind = kind_text == "int8"       ? Kind::int8
+                      : kind_text == "fast"     ? Kind::fast
+                      : kind_text == "promoted" ? Kind::promoted
+                                                : Kind::block;
     b_arena.reserve(std::int64_t{1100} << 20);
     a_arena.reserve(std::int64_t{800} << 20);
     fill(b_arena.base, b_arena.bytes, kind == Kind::int8 ? bytes : codes);
@@ -290,7 +304,8 @@ int main(int argument_count, char** arguments) {
         cell.k = k;
         cell.m = std::atoll(m_text.c_str());
         cell.sets = static_cast<int>(std::clamp<std::int64_t>((kRotatedBytes + n * k - 1) / (n * k), 2, 16));
-        while (cell.sets > 1 && (cell.sets * n * k > b_arena.bytes || cell.sets * cell.m * k > a_arena.bytes)) --cell.sets;
+        while (cell.sets > 1 && (cell.sets * n * k > b_arena.bytes || cell.sets * cell.m * k > a_arena.bytes))
+          --cell.sets;
         out_arena.reserve(cell.sets * cell.m * n * 4);
         cell.a = a_arena.base;
         cell.b = b_arena.base;
@@ -303,21 +318,26 @@ int main(int argument_count, char** arguments) {
         if (kind == Kind::block && cell.block_pitch * ((k + 127) / 128) > (1 << 18) * 3) cell.block_a = nullptr;
         DeviceBuffer large_scales(cell.block_a == nullptr ? cell.block_pitch * ((k + 127) / 128) * 4 : 4);
         if (cell.block_a == nullptr) {
-          fill(large_scales.data(), large_scales.bytes(), std::vector<std::uint8_t>(reinterpret_cast<const std::uint8_t*>(scales.data()), reinterpret_cast<const std::uint8_t*>(scales.data() + scales.size())));
+          fill(large_scales.data(), large_scales.bytes(),
+               std::vector<std::uint8_t>(reinterpret_cast<const std::uint8_t*>(scales.data()),
+                                         reinterpret_cast<const std::uint8_t*>(scales.data() + scales.size())));
           cell.block_a = reinterpret_cast<const float*>(large_scales.data());
         }
 
         std::vector<Contender> rows;
         std::vector<std::int32_t> indices;
         for (std::int32_t row = 1; row < table().rows; ++row)
-          if (worth_timing(cell, row) && table().why_not(cell.problem(0), facts, row).empty()) rows.push_back(row_contender(cell, row, facts, false));
+          if (worth_timing(cell, row) && table().why_not(cell.problem(0), facts, row).empty())
+            rows.push_back(row_contender(cell, row, facts, false));
         burst(rows, cell.sets, cell.m >= 256);
         for (const Contender& row : rows)
-          std::fprintf(all_rows, "%s\t%lld\t%lld\t%lld\t%s\t%.2f\n", kind_text.c_str(), n, k, static_cast<long long>(cell.m), row.name.c_str(), row.burst);
+          std::fprintf(all_rows, "%s\t%lld\t%lld\t%lld\t%s\t%.2f\n", kind_text.c_str(), n, k,
+                       static_cast<long long>(cell.m), row.name.c_str(), row.burst);
         std::fflush(all_rows);
         std::vector<std::size_t> order(rows.size());
         for (std::size_t i = 0; i < order.size(); ++i) order[i] = i;
-        std::sort(order.begin(), order.end(), [&](std::size_t x, std::size_t y) { return rows[x].burst < rows[y].burst; });
+        std::sort(order.begin(), order.end(),
+                  [&](std::size_t x, std::size_t y) { return rows[x].burst < rows[y].burst; });
 
         std::vector<Contender> by_mode[4];
         std::vector<Contender*> finalists;
@@ -327,7 +347,11 @@ int main(int argument_count, char** arguments) {
         if (!capture(rule, cell.sets) || !capture(overlapped, cell.sets)) return 1;
         finalists.push_back(&rule);
         finalists.push_back(&overlapped);
-        const std::array<int, 2> modes = {kind == Kind::int8 ? 2 : kind == Kind::fast ? 0 : kind == Kind::block ? 3 : -1, kind == Kind::fast ? 1 : -1};
+        const std::array<int, 2> modes = {kind == Kind::int8    ? 2
+                                          : kind == Kind::fast  ? 0
+                                          : kind == Kind::block ? 3
+                                                                : -1,
+                                          kind == Kind::fast ? 1 : -1};
         std::array<Contender*, 2> best_peer = {nullptr, nullptr};
         for (std::size_t i = 0; i < 2; ++i) {
           if (modes[i] < 0 || (modes[i] == 3 && cell.m % 4 != 0)) continue;
@@ -339,7 +363,8 @@ int main(int argument_count, char** arguments) {
           if (best_peer[i] != nullptr) finalists.push_back(best_peer[i]);
         }
         for (int round = 0; round < kRounds; ++round)
-          for (Contender* finalist : finalists) finalist->rounds.push_back(timed(*finalist, cell.sets, kFinalMilliseconds));
+          for (Contender* finalist : finalists)
+            finalist->rounds.push_back(timed(*finalist, cell.sets, kFinalMilliseconds));
         for (Contender* finalist : finalists) {
           std::sort(finalist->rounds.begin(), finalist->rounds.end());
           finalist->median = finalist->rounds[kRounds / 2];
@@ -348,11 +373,14 @@ int main(int argument_count, char** arguments) {
         for (std::size_t i = 0; i < std::min<std::size_t>(3, order.size()); ++i)
           if (rows[order[i]].median < best->median) best = &rows[order[i]];
         const double operations = 2.0 * static_cast<double>(cell.m) * static_cast<double>(n) * static_cast<double>(k);
-        const double traffic = static_cast<double>(n) * static_cast<double>(k) + static_cast<double>(cell.m) * static_cast<double>(k) + 2.0 * static_cast<double>(cell.m) * static_cast<double>(n);
+        const double traffic = static_cast<double>(n) * static_cast<double>(k) +
+                               static_cast<double>(cell.m) * static_cast<double>(k) +
+                               2.0 * static_cast<double>(cell.m) * static_cast<double>(n);
         const double roof = std::max(operations / 1450e12, traffic / 3.08e12) * 1e6;
-        std::fprintf(output, "%s\t%lld\t%lld\t%lld\t%s\t%.2f\t%s\t%.2f\t%.2f\t%.2f\t%.2f\t%.2f\n", kind_text.c_str(), n, k, static_cast<long long>(cell.m),
-                     best->name.c_str(), best->median, rule.name.c_str(), rule.median, overlapped.median,
-                     best_peer[0] != nullptr ? best_peer[0]->median : 0.0, best_peer[1] != nullptr ? best_peer[1]->median : 0.0, roof);
+        std::fprintf(output, "%s\t%lld\t%lld\t%lld\t%s\t%.2f\t%s\t%.2f\t%.2f\t%.2f\t%.2f\t%.2f\n", kind_text.c_str(), n,
+                     k, static_cast<long long>(cell.m), best->name.c_str(), best->median, rule.name.c_str(),
+                     rule.median, overlapped.median, best_peer[0] != nullptr ? best_peer[0]->median : 0.0,
+                     best_peer[1] != nullptr ? best_peer[1]->median : 0.0, roof);
         std::fflush(output);
         for (std::vector<Contender>* list : {&rows, &by_mode[0], &by_mode[1], &by_mode[2], &by_mode[3]})
           for (Contender& contender : *list) static_cast<void>(cudaGraphExecDestroy(contender.graph));

@@ -237,7 +237,8 @@ struct Gemm {
           const int k = (block * kGeometry.k_steps + step) * kSwizzleBytes;
           const std::uint32_t to = rows + step * kConfig.m * kSwizzleBytes + cta.column * kRowSlice * kSwizzleBytes;
           if constexpr (kClusterN > 1)
-            ptx::load_box_multicast(to, &p.rows_map, k, tile.row + cta.column * kRowSlice, arrived, rows_policy, rows_mask);
+            ptx::load_box_multicast(to, &p.rows_map, k, tile.row + cta.column * kRowSlice, arrived, rows_policy,
+                                    rows_mask);
           else
             ptx::load_box(to, &p.rows_map, k, tile.row, arrived, rows_policy);
         }
@@ -246,8 +247,8 @@ struct Gemm {
           const int k = (block * kGeometry.k_steps + step) * kSwizzleBytes;
           const std::uint32_t to = columns + step * kColumns * kSwizzleBytes + cta.row * kColumnSlice * kSwizzleBytes;
           if constexpr (kClusterM > 1)
-            ptx::load_box_multicast(to, &p.columns_map, k, tile.column + cta.row * kColumnSlice, arrived, columns_policy,
-                                    columns_mask);
+            ptx::load_box_multicast(to, &p.columns_map, k, tile.column + cta.row * kColumnSlice, arrived,
+                                    columns_policy, columns_mask);
           else
             ptx::load_box(to, &p.columns_map, k, tile.column, arrived, columns_policy);
         }
@@ -297,7 +298,7 @@ struct Gemm {
         ptx::store_shared(to + i * 4, kPromoted && p.block_scales ? 1.0f : __ldg(scale + column * scale_stride));
         if constexpr (!kFloat)
           if (p.azp_adj) {
-            const std::int32_t zero_point = !kSwap ? __ldg(p.azp_adj + column * p.azp_adj_stride)
+            const std::int32_t zero_point = !kSwap  ? __ldg(p.azp_adj + column * p.azp_adj_stride)
                                             : p.azp ? __ldg(p.azp + column * p.azp_stride)
                                                     : 1;
             ptx::store_shared(to + kZeroPointsAt + i * 4, zero_point);
@@ -316,8 +317,8 @@ struct Gemm {
   // What a thread multiplies its rows with: rows r and r + 8 of each slab.
   struct RowVectors {
     float scale[kSlabs][2];
-    float bias[kSlabs][2];                // swapped only: rows are output features
-    std::int32_t zero_point[kSlabs][2];   // int8 only
+    float bias[kSlabs][2];               // swapped only: rows are output features
+    std::int32_t zero_point[kSlabs][2];  // int8 only
   };
 
   static __device__ __forceinline__ float widen(const Parameters& p, std::uint16_t bits) {
@@ -342,7 +343,7 @@ struct Gemm {
         vectors.zero_point[slab][half] = 0;
         if constexpr (!kFloat)
           if (p.azp_adj)
-            vectors.zero_point[slab][half] = kSwap ? __ldg(p.azp_adj + row * p.azp_adj_stride)
+            vectors.zero_point[slab][half] = kSwap   ? __ldg(p.azp_adj + row * p.azp_adj_stride)
                                              : p.azp ? __ldg(p.azp + row * p.azp_stride)
                                                      : 1;
       }
@@ -358,10 +359,10 @@ struct Gemm {
 
   // What a consumer needs of the ring, computed once: a stage costs it a few additions.
   struct Ring {
-    std::uint32_t full;                   // barrier of slot 0
-    std::uint32_t rows, columns;          // low halves of the operands' descriptors in slot 0
-    std::uint32_t scales;                 // this thread's first token scale in slot 0
-    std::uint32_t empty;                  // barrier of slot 0 in the CTA that this lane tells of a read slot
+    std::uint32_t full;           // barrier of slot 0
+    std::uint32_t rows, columns;  // low halves of the operands' descriptors in slot 0
+    std::uint32_t scales;         // this thread's first token scale in slot 0
+    std::uint32_t empty;          // barrier of slot 0 in the CTA that this lane tells of a read slot
     bool tells;
 
     // `row_offset`: of this warpgroup's first row in the tile.
@@ -383,7 +384,9 @@ struct Gemm {
     }
     static constexpr std::uint64_t kDescriptorHigh = std::uint64_t{64} << 32 | std::uint64_t{1} << 62;
 
-    __device__ __forceinline__ void wait(const Slot& slot) const { ptx::barrier_wait(full + slot.index * 16, slot.phase); }
+    __device__ __forceinline__ void wait(const Slot& slot) const {
+      ptx::barrier_wait(full + slot.index * 16, slot.phase);
+    }
 
     __device__ __forceinline__ void release(int slot) const {
       if constexpr (kPromoted) __syncwarp();  // the lane that tells speaks for all lanes' reads of the slot's scales
@@ -400,7 +403,8 @@ struct Gemm {
     __device__ __forceinline__ void issue(int slot, int first_slab, Accumulator (&sums)[kCount][kAccumulators],
                                           bool starts_sum) const {
       // in units of 16 bytes, as descriptors count
-      const std::uint32_t rows_now = rows + slot * (kGeometry.rows_bytes / 16) + first_slab * kSlabRows * (kSwizzleBytes / 16);
+      const std::uint32_t rows_now =
+          rows + slot * (kGeometry.rows_bytes / 16) + first_slab * kSlabRows * (kSwizzleBytes / 16);
       const std::uint32_t columns_now = columns + slot * (kGeometry.columns_bytes / 16);
       pin(sums);
       ptx::wgmma_fence();
@@ -508,9 +512,10 @@ struct Gemm {
   // sums += scales * partial, for slab kSlab of the warpgroup's share. second_block: first column whose weights belong to the
   // tile's second weight block.
   template <int kSlab>
-  static __device__ __forceinline__ void promote(float (&partial)[1][kAccumulators], float (&sums)[kSlabs][kAccumulators],
-                                                 const float (&token_scales)[kTokenScales], float weight0, float weight1,
-                                                 int second_block) {
+  static __device__ __forceinline__ void promote(float (&partial)[1][kAccumulators],
+                                                 float (&sums)[kSlabs][kAccumulators],
+                                                 const float (&token_scales)[kTokenScales], float weight0,
+                                                 float weight1, int second_block) {
     constexpr bool kTwoBlocks = !kSwap && 128 % kColumns != 0;
     pin(partial);
 #pragma unroll
@@ -535,14 +540,15 @@ struct Gemm {
 
   // One slab: two sets of partial sums, so that one block's products run while the block before is promoted. Two slabs: one
   // set serves them in turn, and the other warpgroup keeps the tensor cores busy meanwhile.
-  static __device__ __forceinline__ void main_loop_promoted(const Parameters& p, const Cta& cta, const Ring& ring, Slot& slot,
-                                                            int warpgroup, const Tile& tile, int row_offset,
+  static __device__ __forceinline__ void main_loop_promoted(const Parameters& p, const Cta& cta, const Ring& ring,
+                                                            Slot& slot, int warpgroup, const Tile& tile, int row_offset,
                                                             bool passes_turn, float (&sums)[kSlabs][kAccumulators]) {
     static_assert(kSlabs <= 2);
     constexpr bool kTwoBlocks = !kSwap && 128 % kColumns != 0;
     constexpr bool kOverlapped = kSlabs == 1 && kAccumulators <= 64;
     const int last_weight_block = (p.n - 1) / kScaleBlockElements;
-    const int weight_block = min((kSwap ? tile.row + row_offset : tile.column) / kScaleBlockElements, last_weight_block);
+    const int weight_block =
+        min((kSwap ? tile.row + row_offset : tile.column) / kScaleBlockElements, last_weight_block);
     const int next_weight_block = min(weight_block + 1, last_weight_block);
     const int second_block = (weight_block + 1) * kScaleBlockElements - tile.column;
     // One weight scale a block of k, walked by pointer; without block scales, always the same one.
@@ -568,7 +574,7 @@ struct Gemm {
       float partial_other[1][kAccumulators];
       // `current` is in flight; put the next block's products in flight too, then take `current`. No branch may stand
       // around a wgmma here, or the assembler serializes them all.
-      const auto step = [&](float(&current)[1][kAccumulators], float(&next)[1][kAccumulators]) {
+      const auto step = [&](float (&current)[1][kAccumulators], float (&next)[1][kAccumulators]) {
         const float current0 = weight0, current1 = weight1;
         const int taken = slot.index;
         slot.advance();
@@ -581,7 +587,7 @@ struct Gemm {
         ring.release(taken);
         promote<0>(current, sums, token_scales, current0, current1, second_block);
       };
-      const auto finish = [&](float(&current)[1][kAccumulators]) {
+      const auto finish = [&](float (&current)[1][kAccumulators]) {
         load_token_scales(ring, slot.index, token_scales);
         ptx::wgmma_wait<0>();
         ring.release(slot.index);
@@ -667,8 +673,8 @@ struct Gemm {
     for (int part = 0; part < kSplit - 1; ++part)
 #pragma unroll
       for (int i = 0; i < kSums; i += 4) {
-        const uint4 words = ptx::load_shared_16(cta.base + kGeometry.at_partials + part * kPartBytes + threadIdx.x * 16 +
-                                                i / 4 * kThreads * 16);
+        const uint4 words = ptx::load_shared_16(cta.base + kGeometry.at_partials + part * kPartBytes +
+                                                threadIdx.x * 16 + i / 4 * kThreads * 16);
         const std::uint32_t word[4] = {words.x, words.y, words.z, words.w};
 #pragma unroll
         for (int j = 0; j < 4; ++j) {
@@ -687,7 +693,8 @@ struct Gemm {
   // ---- epilogue ----------------------------------------------------------------------------------------------------------
 
   static constexpr int kChunk = kGeometry.chunk_columns;
-  static constexpr int kGroups = kChunk / 8;  // a thread holds 4 values of each group of 8 columns, two rows x two columns
+  static constexpr int kGroups =
+      kChunk / 8;  // a thread holds 4 values of each group of 8 columns, two rows x two columns
 
   static __device__ __forceinline__ void store_tile(const Parameters& p, const Cta& cta, int warpgroup, int done,
                                                     int first_row, int first_column, const RowVectors& row_vectors,
@@ -738,10 +745,10 @@ struct Gemm {
           const int2 column_zero = ptx::load_shared_int2(column_vectors + kZeroPointsAt + (pair + group * 8) * 4);
 #pragma unroll
           for (int i = 0; i < 4; ++i)  // modulo 2^32
-            acc[i] = static_cast<std::int32_t>(
-                static_cast<std::uint32_t>(acc[i]) -
-                static_cast<std::uint32_t>(row_vectors.zero_point[slab][i / 2]) *
-                    static_cast<std::uint32_t>(i % 2 == 0 ? column_zero.x : column_zero.y));
+            acc[i] =
+                static_cast<std::int32_t>(static_cast<std::uint32_t>(acc[i]) -
+                                          static_cast<std::uint32_t>(row_vectors.zero_point[slab][i / 2]) *
+                                              static_cast<std::uint32_t>(i % 2 == 0 ? column_zero.x : column_zero.y));
         }
       const float2 column_scale = ptx::load_shared_float2(column_vectors + (pair + group * 8) * 4);
       float bias[4];  // by accumulator
@@ -804,33 +811,37 @@ struct Gemm {
 
   // Through a staging buffer in the output's own order (transposed where swapped), then by the copy engine, which clips at
   // the edges, or 16 bytes a thread where pitch or base are not for it.
-  static __device__ __forceinline__ void store_chunk_16bit(const Parameters& p, const Cta& cta, int warpgroup, int slab_row,
-                                                           int chunk_column, const float (&values)[kGroups][4],
-                                                           int& stored_chunks) {
+  static __device__ __forceinline__ void store_chunk_16bit(const Parameters& p, const Cta& cta, int warpgroup,
+                                                           int slab_row, int chunk_column,
+                                                           const float (&values)[kGroups][4], int& stored_chunks) {
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % 4, thread = threadIdx.x % 128;
-    const std::uint32_t staging = cta.base + kGeometry.at_staging +
-                                  (warpgroup * kStagingBuffers + stored_chunks % kStagingBuffers) * kGeometry.chunk_bytes;
+    const std::uint32_t staging =
+        cta.base + kGeometry.at_staging +
+        (warpgroup * kStagingBuffers + stored_chunks % kStagingBuffers) * kGeometry.chunk_bytes;
     if (thread == 0) ptx::store_wait_read<kStagingBuffers - 1>();
     ptx::named_barrier_sync(kStagingBarrier + warpgroup, 128);
-    const int in_matrix = lane % 8, half = lane / 8 % 2, second = lane / 16;  // matrices: (group, rows 0-7), (group, rows 8-15), ...
+    const int in_matrix = lane % 8, half = lane / 8 % 2,
+              second = lane / 16;  // matrices: (group, rows 0-7), (group, rows 8-15), ...
     std::uint32_t packed[kGroups][2];
     if (p.output == OutputKind::float16) {
 #pragma unroll
       for (int group = 0; group < kGroups; ++group)
 #pragma unroll
-        for (int h = 0; h < 2; ++h) packed[group][h] = ptx::pack_float16(values[group][h * 2], values[group][h * 2 + 1]);
+        for (int h = 0; h < 2; ++h)
+          packed[group][h] = ptx::pack_float16(values[group][h * 2], values[group][h * 2 + 1]);
     } else {
 #pragma unroll
       for (int group = 0; group < kGroups; ++group)
 #pragma unroll
-        for (int h = 0; h < 2; ++h) packed[group][h] = ptx::pack_bfloat16(values[group][h * 2], values[group][h * 2 + 1]);
+        for (int h = 0; h < 2; ++h)
+          packed[group][h] = ptx::pack_bfloat16(values[group][h * 2], values[group][h * 2 + 1]);
     }
 #pragma unroll
     for (int group = 0; group < kGroups; group += 2) {
       const int line = kSwap ? (group + second) * 8 + in_matrix : warp * 16 + half * 8 + in_matrix;
       const int piece = kSwap ? warp * 2 + half : group + second;  // 16 bytes of a line
-      ptx::store_matrices<kSwap>(staging + staged(line, piece), packed[group][0], packed[group][1], packed[group + 1][0],
-                                 packed[group + 1][1]);
+      ptx::store_matrices<kSwap>(staging + staged(line, piece), packed[group][0], packed[group][1],
+                                 packed[group + 1][0], packed[group + 1][1]);
     }
     ptx::fence_for_copy_engine();
     ptx::named_barrier_sync(kStagingBarrier + warpgroup, 128);

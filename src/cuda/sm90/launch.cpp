@@ -43,7 +43,8 @@ EncodeTiled encode_function() {
     void* entry = nullptr;
     cudaDriverEntryPointQueryResult found = cudaDriverEntryPointSymbolNotFound;
     constexpr unsigned kSince = 12000;  // the CUDA version that introduced it
-    if (cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &entry, kSince, cudaEnableDefault, &found) != cudaSuccess ||
+    if (cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &entry, kSince, cudaEnableDefault, &found) !=
+            cudaSuccess ||
         found != cudaDriverEntryPointSuccess) {
       static_cast<void>(cudaGetLastError());
       entry = nullptr;
@@ -95,8 +96,7 @@ struct Prepared {
 
 cudaError_t prepare(const void* kernel, const TileConfig& tile, std::int32_t multiprocessors, std::int32_t& resident) {
   const Geometry geometry = plan_tables::geometry(tile);
-  cudaError_t error =
-      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, geometry.total_bytes);
+  cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, geometry.total_bytes);
   if (error != cudaSuccess) return error;
   resident = multiprocessors / geometry.cluster_size;
   if (geometry.cluster_size == 1) return cudaSuccess;
@@ -154,16 +154,17 @@ Status launch_simple(const GemmProblem& problem, const void* kernel, cudaStream_
   config.blockDim = dim3(kSimpleThreads);
   config.stream = stream;
   const cudaError_t error = cudaLaunchKernelExC(&config, kernel, arguments);
-  return error == cudaSuccess ? Status()
-                              : cuda::cuda_failure(plan_tables::kSm90SimpleName, describe(problem), error);
+  return error == cudaSuccess ? Status() : cuda::cuda_failure(plan_tables::kSm90SimpleName, describe(problem), error);
 }
 
 // False where the driver refuses a map.
 bool fill_maps(const GemmProblem& problem, const TileConfig& tile, const Geometry& geometry, Parameters& p) {
   const Matrix a{problem.a, CU_TENSOR_MAP_DATA_TYPE_UINT8, 1, problem.k, problem.m, problem.a_stride};
   const Matrix b{problem.b, CU_TENSOR_MAP_DATA_TYPE_UINT8, 1, problem.k, problem.n, problem.b_stride};
-  if (!encode(tile.swap_ab ? b : a, plan_tables::kSwizzleBytes, tile.m / tile.cluster_n, CU_TENSOR_MAP_SWIZZLE_128B, p.rows_map) ||
-      !encode(tile.swap_ab ? a : b, plan_tables::kSwizzleBytes, tile.n / tile.cluster_m, CU_TENSOR_MAP_SWIZZLE_128B, p.columns_map))
+  if (!encode(tile.swap_ab ? b : a, plan_tables::kSwizzleBytes, tile.m / tile.cluster_n, CU_TENSOR_MAP_SWIZZLE_128B,
+              p.rows_map) ||
+      !encode(tile.swap_ab ? a : b, plan_tables::kSwizzleBytes, tile.n / tile.cluster_m, CU_TENSOR_MAP_SWIZZLE_128B,
+              p.columns_map))
     return false;
 
   p.store_by_tma = 0;
@@ -172,14 +173,19 @@ bool fill_maps(const GemmProblem& problem, const TileConfig& tile, const Geometr
   } else {
     const Matrix out{problem.out, CU_TENSOR_MAP_DATA_TYPE_UINT16, 2, problem.n, problem.m, problem.out_stride};
     p.vector_store = reinterpret_cast<std::uintptr_t>(problem.out) % 16 == 0 && problem.out_stride % 8 == 0;
-    p.store_by_tma = encode(out, geometry.output_box_inner, geometry.output_box_outer,
-                            geometry.output_box_inner == 64 ? CU_TENSOR_MAP_SWIZZLE_128B : CU_TENSOR_MAP_SWIZZLE_64B, p.output_map);
+    p.store_by_tma =
+        encode(out, geometry.output_box_inner, geometry.output_box_outer,
+               geometry.output_box_inner == 64 ? CU_TENSOR_MAP_SWIZZLE_128B : CU_TENSOR_MAP_SWIZZLE_64B, p.output_map);
   }
 
   p.scales_by_tma = 0;
   if (p.block_scales && (problem.scale_a.outer_stride == 1 || problem.m == 1)) {
-    const Matrix scales{problem.scale_a.data, CU_TENSOR_MAP_DATA_TYPE_FLOAT32, 4, problem.m,
-                        (problem.k + kScaleBlock - 1) / kScaleBlock, problem.scale_a.k_stride};
+    const Matrix scales{problem.scale_a.data,
+                        CU_TENSOR_MAP_DATA_TYPE_FLOAT32,
+                        4,
+                        problem.m,
+                        (problem.k + kScaleBlock - 1) / kScaleBlock,
+                        problem.scale_a.k_stride};
     p.scales_by_tma = encode(scales, geometry.tokens, 1, CU_TENSOR_MAP_SWIZZLE_NONE, p.scale_map);
   }
   return true;
@@ -200,7 +206,8 @@ Status launch(const Plan& plan, const GemmProblem& problem, const void* kernel, 
   p.n = static_cast<std::int32_t>(problem.n);
   p.k_blocks = static_cast<std::int32_t>((problem.k + tile.k - 1) / tile.k);
   const std::int64_t rows = tile.swap_ab ? problem.n : problem.m, columns = tile.swap_ab ? problem.m : problem.n;
-  const std::int64_t tile_rows = std::int64_t{tile.m} * tile.cluster_m, tile_columns = std::int64_t{tile.n} * tile.cluster_n;
+  const std::int64_t tile_rows = std::int64_t{tile.m} * tile.cluster_m,
+                     tile_columns = std::int64_t{tile.n} * tile.cluster_n;
   p.tiles_rows = static_cast<std::int32_t>((rows + tile_rows - 1) / tile_rows);
   p.tiles_columns = static_cast<std::int32_t>((columns + tile_columns - 1) / tile_columns);
   p.raster_group = 8;

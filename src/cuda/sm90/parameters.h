@@ -36,12 +36,12 @@ struct Parameters {
   std::int64_t out_stride;
 
   OutputKind output;
-  std::int32_t block_scales;    // scale_a and scale_b are block scales, applied to each 128 of k
-  std::int32_t scales_by_tma;   // block_scales: the copy engine can read scale_a's layout
-  std::int32_t store_by_tma;    // 16-bit output whose pitch and base the copy engine takes
-  std::int32_t vector_store;    // 16-byte (16-bit output) or 8-byte (fp32 output) stores are aligned
+  std::int32_t block_scales;      // scale_a and scale_b are block scales, applied to each 128 of k
+  std::int32_t scales_by_tma;     // block_scales: the copy engine can read scale_a's layout
+  std::int32_t store_by_tma;      // 16-bit output whose pitch and base the copy engine takes
+  std::int32_t vector_store;      // 16-byte (16-bit output) or 8-byte (fp32 output) stores are aligned
   std::int32_t prefetch_weights;  // while the kernel before this one ends, bring the first weights into L2
-  std::int32_t stream_weights;  // weights pass through L2 once, tokens stay
+  std::int32_t stream_weights;    // weights pass through L2 once, tokens stay
 };
 
 }  // namespace evergemm::sm90

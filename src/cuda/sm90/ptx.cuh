@@ -33,7 +33,8 @@ EVERGEMM_PTX void barrier_arrive_expecting(std::uint32_t barrier, int bytes) {
 EVERGEMM_PTX void barrier_arrive_at(std::uint32_t barrier, std::uint32_t cta) {
   asm volatile(
       "{ .reg .b32 remote; mapa.shared::cluster.u32 remote, %0, %1;"
-      "  mbarrier.arrive.shared::cluster.b64 _, [remote]; }" ::"r"(barrier), "r"(cta)
+      "  mbarrier.arrive.shared::cluster.b64 _, [remote]; }" ::"r"(barrier),
+      "r"(cta)
       : "memory");
 }
 // That, by an address that cluster_address() has mapped.
@@ -47,11 +48,10 @@ EVERGEMM_PTX void barrier_arrive_release_cluster(std::uint32_t cluster_address) 
 EVERGEMM_PTX void barrier_wait(std::uint32_t barrier, std::uint32_t parity) {
   std::uint32_t done;
   do {
-    asm volatile(
-        "{ .reg .pred p; mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2; selp.u32 %0, 1, 0, p; }"
-        : "=r"(done)
-        : "r"(barrier), "r"(parity)
-        : "memory");
+    asm volatile("{ .reg .pred p; mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2; selp.u32 %0, 1, 0, p; }"
+                 : "=r"(done)
+                 : "r"(barrier), "r"(parity)
+                 : "memory");
   } while (!done);
 }
 EVERGEMM_PTX void barrier_wait_acquire_cluster(std::uint32_t barrier, std::uint32_t parity) {
@@ -67,7 +67,9 @@ EVERGEMM_PTX void barrier_wait_acquire_cluster(std::uint32_t barrier, std::uint3
 
 // ---- named barriers among warps of a CTA ------------------------------------------------------------------------------
 
-EVERGEMM_PTX void named_barrier_sync(int id, int threads) { asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory"); }
+EVERGEMM_PTX void named_barrier_sync(int id, int threads) {
+  asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
+}
 EVERGEMM_PTX void named_barrier_arrive(int id, int threads) {
   asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory");
 }
@@ -118,13 +120,16 @@ EVERGEMM_PTX std::uint64_t policy_evict_normal() {
   asm("createpolicy.fractional.L2::evict_normal.b64 %0, 1.0;" : "=l"(policy));
   return policy;
 }
-EVERGEMM_PTX void prefetch_map(const CUtensorMap* map) { asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory"); }
+EVERGEMM_PTX void prefetch_map(const CUtensorMap* map) {
+  asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
+}
 // Into L2 only: no thread observes the bytes, so this is allowed before wait_for_previous_kernel().
 EVERGEMM_PTX void prefetch_box(const CUtensorMap* map, int inner, int outer) {
-  asm volatile("cp.async.bulk.prefetch.tensor.2d.L2.global.tile [%0, {%1, %2}];" ::"l"(map), "r"(inner), "r"(outer) : "memory");
+  asm volatile("cp.async.bulk.prefetch.tensor.2d.L2.global.tile [%0, {%1, %2}];" ::"l"(map), "r"(inner), "r"(outer)
+               : "memory");
 }
-EVERGEMM_PTX void load_box(std::uint32_t destination, const CUtensorMap* map, int inner, int outer, std::uint32_t barrier,
-                           std::uint64_t policy) {
+EVERGEMM_PTX void load_box(std::uint32_t destination, const CUtensorMap* map, int inner, int outer,
+                           std::uint32_t barrier, std::uint64_t policy) {
   asm volatile(
       "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint"
       " [%0], [%1, {%2, %3}], [%4], %5;" ::"r"(destination),
@@ -230,10 +235,11 @@ EVERGEMM_PTX void store_shared(std::uint32_t address, std::uint16_t value) {
 }
 // Four 8x8 matrices of 16-bit values; lane l gives the address of row l % 8 of matrix l / 8.
 template <bool kTransposed>
-EVERGEMM_PTX void store_matrices(std::uint32_t address, std::uint32_t v0, std::uint32_t v1, std::uint32_t v2, std::uint32_t v3) {
+EVERGEMM_PTX void store_matrices(std::uint32_t address, std::uint32_t v0, std::uint32_t v1, std::uint32_t v2,
+                                 std::uint32_t v3) {
   if constexpr (kTransposed)
-    asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(address), "r"(v0), "r"(v1),
-                 "r"(v2), "r"(v3)
+    asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(address), "r"(v0),
+                 "r"(v1), "r"(v2), "r"(v3)
                  : "memory");
   else
     asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(address), "r"(v0), "r"(v1),

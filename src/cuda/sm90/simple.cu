@@ -14,15 +14,19 @@
 namespace evergemm::sm90 {
 namespace {
 
-constexpr int kDepth = 32;   // of k, staged at a time; divides a scale block
+constexpr int kDepth = 32;     // of k, staged at a time; divides a scale block
 constexpr int kPerThread = 4;  // outputs a thread has along each side
 
-__device__ __forceinline__ float operand(const std::uint8_t* at, float) { return numerics::float8_e4m3fn_to_float(*at); }
+__device__ __forceinline__ float operand(const std::uint8_t* at, float) {
+  return numerics::float8_e4m3fn_to_float(*at);
+}
 __device__ __forceinline__ std::int32_t operand(const std::uint8_t* at, std::int32_t) {
   return static_cast<std::int8_t>(*at);
 }
 __device__ __forceinline__ float multiply_add(float a, float b, float sum) { return numerics::fma32(a, b, sum); }
-__device__ __forceinline__ std::int32_t multiply_add(std::int32_t a, std::int32_t b, std::int32_t sum) { return a * b + sum; }
+__device__ __forceinline__ std::int32_t multiply_add(std::int32_t a, std::int32_t b, std::int32_t sum) {
+  return a * b + sum;
+}
 
 __device__ __forceinline__ float load_bias(const GemmProblem& p, std::int64_t column) {
   const std::int64_t at = column * p.bias_stride;
@@ -36,8 +40,8 @@ __device__ __forceinline__ void store(const GemmProblem& p, std::int64_t row, st
   if (p.output_dtype == DType::float32)
     static_cast<float*>(p.out)[at] = value;
   else
-    static_cast<std::uint16_t*>(p.out)[at] = p.output_dtype == DType::float16 ? numerics::float_to_float16(value)
-                                                                             : numerics::float_to_bfloat16(value);
+    static_cast<std::uint16_t*>(p.out)[at] =
+        p.output_dtype == DType::float16 ? numerics::float_to_float16(value) : numerics::float_to_bfloat16(value);
 }
 
 template <class Number>  // float or int32: of operands in shared memory and of a block's sum
@@ -56,8 +60,9 @@ __device__ __forceinline__ void compute_tile(const GemmProblem& p, std::int64_t 
     for (int i = threadIdx.x; i < kSimpleTile * kDepth; i += kSimpleThreads) {
       const int depth = i % kDepth, line = i / kDepth;
       const bool inside = k0 + depth < p.k;
-      a_tile[depth][line] =
-          inside && first_row + line < p.m ? operand(a + (first_row + line) * p.a_stride + k0 + depth, Number()) : Number(0);
+      a_tile[depth][line] = inside && first_row + line < p.m
+                                ? operand(a + (first_row + line) * p.a_stride + k0 + depth, Number())
+                                : Number(0);
       b_tile[depth][line] = inside && first_column + line < p.n
                                 ? operand(b + (first_column + line) * p.b_stride + k0 + depth, Number())
                                 : Number(0);
@@ -72,7 +77,8 @@ __device__ __forceinline__ void compute_tile(const GemmProblem& p, std::int64_t 
       for (int i = 0; i < kPerThread; ++i) {
         const Number row_value = a_tile[depth][row0 + i];
 #pragma unroll
-        for (int j = 0; j < kPerThread; ++j) block_sum[i][j] = multiply_add(row_value, column_values[j], block_sum[i][j]);
+        for (int j = 0; j < kPerThread; ++j)
+          block_sum[i][j] = multiply_add(row_value, column_values[j], block_sum[i][j]);
       }
     }
     if constexpr (kFloat) {
@@ -85,9 +91,9 @@ __device__ __forceinline__ void compute_tile(const GemmProblem& p, std::int64_t 
           const std::int64_t row = first_row + row0 + i, column = first_column + column0 + j;
           if (p.scale_a.mode == ScaleMode::BlockWise1x128) {
             if (row < p.m && column < p.n) {
-              const float scale =
-                  numerics::mul32(p.scale_a.data[row * p.scale_a.outer_stride + block * p.scale_a.k_stride],
-                                  p.scale_b.data[column / kScaleBlock * p.scale_b.outer_stride + block * p.scale_b.k_stride]);
+              const float scale = numerics::mul32(
+                  p.scale_a.data[row * p.scale_a.outer_stride + block * p.scale_a.k_stride],
+                  p.scale_b.data[column / kScaleBlock * p.scale_b.outer_stride + block * p.scale_b.k_stride]);
               total[i][j] = numerics::fma32(scale, block_sum[i][j], total[i][j]);
             }
           } else {
@@ -140,11 +146,11 @@ extern "C" __global__ void __launch_bounds__(evergemm::sm90::kSimpleThreads)
   for (std::int64_t tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
     const std::int64_t row = tile / tile_columns * kSimpleTile, column = tile % tile_columns * kSimpleTile;
     if (p.input_dtype == DType::int8)
-      sm90::compute_tile(p, row, column, reinterpret_cast<std::int32_t(&)[sm90::kDepth][kSimpleTile + 1]>(a_words),
-                         reinterpret_cast<std::int32_t(&)[sm90::kDepth][kSimpleTile + 1]>(b_words));
+      sm90::compute_tile(p, row, column, reinterpret_cast<std::int32_t (&)[sm90::kDepth][kSimpleTile + 1]>(a_words),
+                         reinterpret_cast<std::int32_t (&)[sm90::kDepth][kSimpleTile + 1]>(b_words));
     else
-      sm90::compute_tile(p, row, column, reinterpret_cast<float(&)[sm90::kDepth][kSimpleTile + 1]>(a_words),
-                         reinterpret_cast<float(&)[sm90::kDepth][kSimpleTile + 1]>(b_words));
+      sm90::compute_tile(p, row, column, reinterpret_cast<float (&)[sm90::kDepth][kSimpleTile + 1]>(a_words),
+                         reinterpret_cast<float (&)[sm90::kDepth][kSimpleTile + 1]>(b_words));
   }
 }
 
