@@ -478,6 +478,30 @@ def test_help_and_doctor_import_no_torch(tmp_path):
     assert "torch does not import: torch was imported" in run("doctor", stub=stub).stdout
 
 
+def test_the_console_script_starts_without_torch_too(tmp_path):
+    """What pip writes into bin/evergemm."""
+    script = tmp_path / "bin" / "evergemm"
+    script.parent.mkdir()
+    script.write_text("import sys\nfrom evergemm.cli import main\nsys.exit(main())\n")
+    path = os.pathsep.join([str(stub_torch(tmp_path, "1 / 0")), str(Path(evergemm.__file__).parents[1])])
+    done = subprocess.run(
+        [sys.executable, script, "doctor"], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path}
+    )
+    assert done.returncode == 1 and not done.stderr
+    assert "torch does not import: ZeroDivisionError" in done.stdout
+
+
+def test_importing_the_package_elsewhere_loads_it_at_once():
+    code = "import torch, evergemm; print('__version__' in vars(evergemm), torch.ops.evergemm.scaled_mm)"
+    path = os.pathsep.join([str(Path(evergemm.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]).rstrip(
+        os.pathsep
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path}
+    )
+    assert done.stdout == "True evergemm.scaled_mm\n", done.stderr
+
+
 def test_wrong_words_are_exit_code_2():
     for words in (["dance"], [], ["bench", "--m", "0"], ["explain", "--m", "1"]):
         assert run(*words).returncode == 2

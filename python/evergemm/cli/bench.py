@@ -395,7 +395,10 @@ def _numbers(text: str) -> list[int]:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     known = known_shapes()
-    parser.epilog = "shapes: " + "; ".join(f"{one.id} {one.n}x{one.k} {one.layer}" for one in known.values())
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = "shapes (n x k of the weight):\n" + "\n".join(
+        f"  {one.id}  {one.n:>5} x {one.k:<5}  {one.layer}" for one in known.values()
+    )
     parser.add_argument(
         "--shapes", type=_words, help=f"ids of the list below, or NxK, with commas (default {_DEFAULT_SHAPES})"
     )
