@@ -18,7 +18,8 @@ evergemm::TensorView view_of(const at::Tensor& tensor, bool written) {
   view.rank = static_cast<std::int32_t>(tensor.dim());
   view.sizes = tensor.sizes().data();
   view.strides = tensor.strides().data();
-  view.storage_bytes = static_cast<std::int64_t>(tensor.storage().nbytes()) - tensor.storage_offset() * tensor.itemsize();
+  view.storage_bytes =
+      static_cast<std::int64_t>(tensor.storage().nbytes()) - tensor.storage_offset() * tensor.itemsize();
   view.requires_grad = tensor.requires_grad() && at::GradMode::is_enabled();
   return view;
 }

@@ -12,15 +12,16 @@
 #include "compat.h"
 #include "convert.h"
 #include "device.h"
-#include "schema.h"
 #include "evergemm/run.h"
+#include "schema.h"
 
 namespace evergemm::bindings {
 
 std::string last_torch_error() {
   // A shim of torch 2.13: looked up, not linked, since the oldest torch we run on lacks it.
   using Getter = const char* (*)();
-  static const Getter getter = reinterpret_cast<Getter>(dlsym(RTLD_DEFAULT, "torch_exception_get_what_without_backtrace"));
+  static const Getter getter =
+      reinterpret_cast<Getter>(dlsym(RTLD_DEFAULT, "torch_exception_get_what_without_backtrace"));
   const char* text = getter == nullptr ? nullptr : getter();
   return text == nullptr ? "" : text;
 }

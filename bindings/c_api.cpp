@@ -11,10 +11,10 @@
 #include <vector>
 
 #include "compat.h"
-#include "register.h"
-#include "schema.h"
 #include "evergemm/plan.h"
 #include "plan/operators.h"
+#include "register.h"
+#include "schema.h"
 #if defined(EVERGEMM_WITH_CUDA)
 #include "cuda/registry.h"
 #endif
@@ -62,7 +62,8 @@ Argument argument_of(const evergemm_argument_v1& given) {
   return argument;
 }
 
-Status prepare(const char* operator_name, const evergemm_argument_v1* arguments, std::int32_t count, Prepared& prepared) {
+Status prepare(const char* operator_name, const evergemm_argument_v1* arguments, std::int32_t count,
+               Prepared& prepared) {
   const Operator* self = find_operator(operator_name);
   if (self == nullptr)
     return Status(std::string("evergemm: expected the name of an operator; got ") + operator_name +
@@ -70,8 +71,9 @@ Status prepare(const char* operator_name, const evergemm_argument_v1* arguments,
   std::vector<Argument> values;
   for (std::int32_t i = 0; i < count; ++i) {
     if (arguments[i].kind < 0 || arguments[i].kind > 4 || arguments[i].tensor.rank > kMaxRank)
-      return Status(std::string(operator_name) + ": expected arguments of kinds 0 to 4 and ranks up to 64; got another in " +
-                    "place " + std::to_string(i) + "; fix: fill evergemm_argument_v1 as its header says.");
+      return Status(std::string(operator_name) +
+                    ": expected arguments of kinds 0 to 4 and ranks up to 64; got another in " + "place " +
+                    std::to_string(i) + "; fix: fill evergemm_argument_v1 as its header says.");
     values.push_back(argument_of(arguments[i]));
   }
   return self->prepare(*self, values, prepared);
@@ -133,8 +135,9 @@ std::string gpus() {
 #if defined(EVERGEMM_WITH_CUDA)
   DeviceFacts facts;
   for (std::int32_t device = 0; cuda_facts(device, facts).ok(); ++device)
-    list += (device > 0 ? ", " : "") + ("{\"index\": " + std::to_string(device)) + ", \"architecture\": " +
-            quoted(name(facts.architecture)) + ", \"built\": " + (is_built(facts.architecture) ? "true" : "false") +
+    list += (device > 0 ? ", " : "") + ("{\"index\": " + std::to_string(device)) +
+            ", \"architecture\": " + quoted(name(facts.architecture)) +
+            ", \"built\": " + (is_built(facts.architecture) ? "true" : "false") +
             ", \"multiprocessors\": " + std::to_string(facts.cores) +
             ", \"shared_memory_bytes\": " + std::to_string(facts.shared_memory_bytes) + "}";
 #endif
@@ -145,8 +148,8 @@ std::string facts_json() {
   const DeviceFacts processor = cpu_facts();
   return "{\"version\": " + quoted(EVERGEMM_VERSION) + ", \"status\": " + quoted(registration_status()) +
          ", \"cpu\": {\"instruction_set\": " + quoted(name(processor.instruction_set)) +
-         ", \"cores\": " + std::to_string(processor.cores) + ", \"features\": " + cpu_features() + "}, \"gpus\": " + gpus() +
-         ", \"architectures\": " + architectures() + "}";
+         ", \"cores\": " + std::to_string(processor.cores) + ", \"features\": " + cpu_features() +
+         "}, \"gpus\": " + gpus() + ", \"architectures\": " + architectures() + "}";
 }
 
 template <class Problem>
@@ -250,7 +253,7 @@ std::int32_t register_dropins_call(const char* const* names, std::int32_t count,
 using namespace evergemm::bindings;
 
 extern "C" const evergemm_c_api evergemm_c_api_v1 = {
-    sizeof(evergemm_c_api), version,    status,       operator_count, operator_schema, operator_takes_tensors,
+    sizeof(evergemm_c_api), version,      status,     operator_count, operator_schema,    operator_takes_tensors,
     validate_call,          explain_call, facts_call, supports_fp8,   supports_block_fp8, supports_grouped,
     register_dropins_call,
 };

@@ -42,9 +42,7 @@ inline Device device_of(std::int32_t type_code, std::int32_t index) {
   if (type_code == kCudaCode) return Device{DeviceType::cuda, index};
   return Device{DeviceType::other, index};
 }
-inline std::int32_t device_code(const Device& device) {
-  return device.type == DeviceType::cuda ? kCudaCode : kCpuCode;
-}
+inline std::int32_t device_code(const Device& device) { return device.type == DeviceType::cuda ? kCudaCode : kCpuCode; }
 
 // What torch says about the last call of its C interface that failed; torch 2.10 to 2.12 do not tell.
 std::string last_torch_error();
@@ -54,7 +52,8 @@ std::string last_torch_error();
 inline void require(AOTITorchError code, const char* operator_name, const char* doing) {
   if (code == AOTI_TORCH_SUCCESS) return;
   const std::string text = last_torch_error();
-  throw std::runtime_error(std::string(operator_name) + ": torch failed while " + doing + (text.empty() ? "" : ": ") + text);
+  throw std::runtime_error(std::string(operator_name) + ": torch failed while " + doing + (text.empty() ? "" : ": ") +
+                           text);
 }
 
 // Owns one tensor handle.

@@ -44,19 +44,24 @@ DeviceScope::DeviceScope(const Device& device, const char* operator_name) {
 #if defined(EVERGEMM_WITH_CUDA)
   if (device.type == DeviceType::cuda) {
     if (aoti_torch_get_current_cuda_stream == nullptr)
-      throw std::runtime_error(std::string(operator_name) + ": expected a torch with CUDA for tensors on cuda:" +
-                               std::to_string(device.index) + "; got one for the cpu only; fix: install torch with CUDA.");
+      throw std::runtime_error(std::string(operator_name) +
+                               ": expected a torch with CUDA for tensors on cuda:" + std::to_string(device.index) +
+                               "; got one for the cpu only; fix: install torch with CUDA.");
     const Status status = cuda_facts(device.index, facts_);
     if (!status.ok()) throw std::runtime_error(std::string(operator_name) + ": " + status.text());
-    require(aoti_torch_get_current_cuda_stream(device.index, &context_.stream), operator_name, "asking for its current stream");
+    require(aoti_torch_get_current_cuda_stream(device.index, &context_.stream), operator_name,
+            "asking for its current stream");
     // last: a constructor that throws runs no destructor
     require(aoti_torch_create_device_guard(device.index, &guard_), operator_name, "making the tensors' device current");
     return;
   }
 #endif
-  throw std::runtime_error(std::string(operator_name) + ": expected tensors on the cpu (this library was built without GPU "
-                           "kernels); got tensors on cuda:" + std::to_string(device.index) +
-                           "; fix: rebuild it for this GPU with EVERGEMM_ARCHS=native, or move the tensors to the cpu.");
+  throw std::runtime_error(
+      std::string(operator_name) +
+      ": expected tensors on the cpu (this library was built without GPU "
+      "kernels); got tensors on cuda:" +
+      std::to_string(device.index) +
+      "; fix: rebuild it for this GPU with EVERGEMM_ARCHS=native, or move the tensors to the cpu.");
 }
 
 DeviceScope::~DeviceScope() {

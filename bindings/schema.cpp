@@ -23,7 +23,8 @@ constexpr std::array kTensorSchemas = {
     "bool fast_accumulation=True, bool deterministic=False, Tensor(a!) out) -> ()",
     "scaled_mm_azp(Tensor a, Tensor b, Tensor scale_a, Tensor scale_b, Tensor azp_adj, Tensor? azp, Tensor? bias, "
     "ScalarType out_dtype) -> Tensor",
-    "scaled_mm_azp.out(Tensor a, Tensor b, Tensor scale_a, Tensor scale_b, Tensor azp_adj, Tensor? azp, Tensor? bias, *, "
+    "scaled_mm_azp.out(Tensor a, Tensor b, Tensor scale_a, Tensor scale_b, Tensor azp_adj, Tensor? azp, Tensor? bias, "
+    "*, "
     "Tensor(a!) out) -> ()",
     "_scaled_mm_row(Tensor a, Tensor b, Tensor scale_a, Tensor scale_b, Tensor? azp_adj, Tensor? azp, Tensor? bias, "
     "ScalarType out_dtype, bool fast_accumulation, bool deterministic, int row) -> Tensor",
@@ -36,7 +37,8 @@ constexpr std::array kTensorSchemas = {
     "quantize_per_token.out(Tensor x, Tensor? scale_upper_bound, *, Tensor(a!) out_q, Tensor(b!) out_scale) -> ()",
     "quantize_per_token_asymmetric(Tensor x) -> (Tensor q, Tensor scale, Tensor azp)",
     "quantize_per_token_asymmetric.out(Tensor x, *, Tensor(a!) out_q, Tensor(b!) out_scale, Tensor(c!) out_azp) -> ()",
-    "quantize_per_group(Tensor x, int group_size, ScalarType dtype, bool column_major_scales, bool power_of_two_scales) "
+    "quantize_per_group(Tensor x, int group_size, ScalarType dtype, bool column_major_scales, bool "
+    "power_of_two_scales) "
     "-> (Tensor q, Tensor scale)",
     "quantize_per_group.out(Tensor x, int group_size, bool column_major_scales, bool power_of_two_scales, *, "
     "Tensor(a!) out_q, Tensor(b!) out_scale) -> ()",
@@ -189,8 +191,8 @@ constexpr auto registered_rows(std::index_sequence<I...>, std::index_sequence<J.
   return std::array{RegisteredOperator{&kTensorSchema<I>, true, &tensor_kernel<I>}...,
                     RegisteredOperator{&kQuerySchema<J>, false, &query_kernel<J>}...};
 }
-constexpr std::array kRegistered = registered_rows(std::make_index_sequence<kTensorSchemas.size()>(),
-                                                   std::make_index_sequence<kQueries.size()>());
+constexpr std::array kRegistered =
+    registered_rows(std::make_index_sequence<kTensorSchemas.size()>(), std::make_index_sequence<kQueries.size()>());
 
 }  // namespace
 

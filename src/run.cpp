@@ -18,9 +18,10 @@ Status dispatch(const Plan& plan, const Problem& problem, const RunContext& cont
 #if defined(EVERGEMM_WITH_CUDA)
   return run_cuda(plan, problem, context);
 #else
-  return Status(std::string("evergemm: expected a library with kernels for ") + name(plan.architecture) +
-                "; got one built for the cpu only; fix: install a build with CUDA kernels (EVERGEMM_ARCHS=all), or move the "
-                "tensors to the cpu.");
+  return Status(
+      std::string("evergemm: expected a library with kernels for ") + name(plan.architecture) +
+      "; got one built for the cpu only; fix: install a build with CUDA kernels (EVERGEMM_ARCHS=all), or move the "
+      "tensors to the cpu.");
 #endif
 }
 

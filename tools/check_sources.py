@@ -39,6 +39,7 @@ LAYERS = {
         API,
         r'"[a-z_0-9]+\.h"',
         r'"plan/operators\.h"',
+        r'"cuda/registry\.h"',  # facts and launches of a build with CUDA
         r"<torch/(?:csrc/stable|headeronly|csrc/inductor/aoti_torch/c)/.*>",
         r"<dlfcn\.h>",
     ],

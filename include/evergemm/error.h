@@ -9,7 +9,7 @@ namespace evergemm {
 
 class [[nodiscard]] Status {
  public:
-  Status() = default;                                             // success
+  Status() = default;                                            // success
   explicit Status(std::string text) : text_(std::move(text)) {}  // failure; text must not be empty
   bool ok() const { return text_.empty(); }
   const std::string& text() const { return text_; }

@@ -15,11 +15,11 @@ struct TensorView {
   const void* data = nullptr;  // first element (storage offset applied); may be null where a size is 0
   DType dtype = DType::float32;
   Device device;
-  std::int32_t rank = -1;                // -1: the argument was not given (None)
-  const std::int64_t* sizes = nullptr;   // [rank]
+  std::int32_t rank = -1;                 // -1: the argument was not given (None)
+  const std::int64_t* sizes = nullptr;    // [rank]
   const std::int64_t* strides = nullptr;  // [rank], in elements
-  std::int64_t storage_bytes = -1;       // bytes from data to the end of its storage; -1: unknown, not checked
-  bool requires_grad = false;            // only true where grad mode is on: these operators are inference only
+  std::int64_t storage_bytes = -1;        // bytes from data to the end of its storage; -1: unknown, not checked
+  bool requires_grad = false;             // only true where grad mode is on: these operators are inference only
 
   bool given() const { return rank >= 0; }
 };
@@ -40,7 +40,7 @@ struct ScaledMmArguments {
   bool is_dropin = false;  // cutlass_scaled_mm*: scales judged by numel, arguments called a_scales and b_scales
   bool has_azp = false;    // scaled_mm_azp, cutlass_scaled_mm_azp: azp_adj must be given
   TensorView a, b, scale_a, scale_b, azp_adj, azp, bias;
-  TensorView out;  // not given in the functional form
+  TensorView out;                     // not given in the functional form
   DType out_dtype = DType::bfloat16;  // read only where out is not given
   bool fast_accumulation = true;
   bool deterministic = false;
@@ -76,13 +76,13 @@ struct GemmProblem {
 // ---- quantizers ------------------------------------------------------------------------------------------------
 
 enum class QuantizeScheme : std::uint8_t {
-  per_tensor,            // one dynamic scale
-  with_given_scale,      // scale is an input
-  per_row,               // one dynamic scale a row
-  per_row_asymmetric,    // int8, scale and zero point a row
-  per_block,             // one dynamic scale for each group_rows x group_columns block (1 x g: per group)
-  dropin_group,          // per_token_group_fp8_quant, per_token_group_quant_int8
-  dropin_group_packed,   // per_token_group_fp8_quant_packed
+  per_tensor,           // one dynamic scale
+  with_given_scale,     // scale is an input
+  per_row,              // one dynamic scale a row
+  per_row_asymmetric,   // int8, scale and zero point a row
+  per_block,            // one dynamic scale for each group_rows x group_columns block (1 x g: per group)
+  dropin_group,         // per_token_group_fp8_quant, per_token_group_quant_int8
+  dropin_group_packed,  // per_token_group_fp8_quant_packed
 };
 
 // What produces the values that are quantized.
@@ -93,13 +93,13 @@ struct QuantizeArguments {
   QuantizeScheme scheme = QuantizeScheme::per_tensor;
   QuantizeSource source = QuantizeSource::copy;
   TensorView x;
-  const char* x_name = "x";  // as the operator's signature calls it
-  TensorView given_scale;         // with_given_scale
-  TensorView scale_upper_bound;   // per_row, optional
-  TensorView weight;              // rms_norm: [columns], dtype of x
-  TensorView residual;            // rms_norm, optional: added to x first, and the sum is stored back
-  DType q_dtype = DType::int8;    // read only where q is not given
-  TensorView q, scale, azp;       // outputs; not given in the functional form
+  const char* x_name = "x";      // as the operator's signature calls it
+  TensorView given_scale;        // with_given_scale
+  TensorView scale_upper_bound;  // per_row, optional
+  TensorView weight;             // rms_norm: [columns], dtype of x
+  TensorView residual;           // rms_norm, optional: added to x first, and the sum is stored back
+  DType q_dtype = DType::int8;   // read only where q is not given
+  TensorView q, scale, azp;      // outputs; not given in the functional form
   std::int64_t group_rows = 1;
   std::int64_t group_columns = 0;  // 0: the whole row
   bool column_major_scales = false;

@@ -62,8 +62,8 @@ std::string explain(const GemmProblem& problem, const DeviceFacts& facts) {
   if (chosen.rule >= 0 && table != nullptr) {
     const plan_tables::Rule& rule = table->rules(problem, facts)[static_cast<std::size_t>(chosen.rule)];
     field("rule_matches", "{\"m_at_most\": " + threshold(rule.m) + ", \"n_at_most\": " + threshold(rule.n) +
-                              ", \"k_at_most\": " + threshold(rule.k) + ", \"row\": " +
-                              quoted(table->row_name(rule.row)) + "}");
+                              ", \"k_at_most\": " + threshold(rule.k) +
+                              ", \"row\": " + quoted(table->row_name(rule.row)) + "}");
   }
   field("accumulation", quoted(name(chosen.accumulation)));
   field("deterministic", boolean(problem.deterministic));

@@ -24,7 +24,8 @@ std::string problem_text(const GemmProblem& problem) {
 
 Status no_kernel(const GemmProblem& problem, const DeviceFacts& facts) {
   return violation(operator_of(problem), "an architecture with a kernel for " + problem_text(problem),
-                   name(facts.architecture), "run it on the cpu or on sm90a, or see evergemm.explain() for what runs where");
+                   name(facts.architecture),
+                   "run it on the cpu or on sm90a, or see evergemm.explain() for what runs where");
 }
 
 }  // namespace
@@ -74,8 +75,8 @@ Status plan_row(const GemmProblem& problem, const DeviceFacts& facts, std::int32
   const ArchitectureTable* table = table_of(facts.architecture);
   const std::string reason = table->why_not(problem, facts, row);
   if (!reason.empty())
-    return violation(operator_of(problem), "a problem that row " + std::string(table->row_name(row)) + " can run", reason,
-                     "choose another row, or leave the choice to scaled_mm");
+    return violation(operator_of(problem), "a problem that row " + std::string(table->row_name(row)) + " can run",
+                     reason, "choose another row, or leave the choice to scaled_mm");
   out.row = row;
   out.name = table->row_name(row);
   out.why = "forced";

@@ -27,7 +27,8 @@ struct Roofline {
 
 // operations = 2 m n k; bytes = a + b once each, out once, scales where they are blocks.
 inline Roofline roofline(const GemmProblem& problem, const DeviceFacts& facts) {
-  const double m = static_cast<double>(problem.m), n = static_cast<double>(problem.n), k = static_cast<double>(problem.k);
+  const double m = static_cast<double>(problem.m), n = static_cast<double>(problem.n),
+               k = static_cast<double>(problem.k);
   Roofline result;
   result.operations = 2.0 * m * n * k;
   result.bytes = n * k + m * k + m * n * static_cast<double>(size_in_bytes(problem.output_dtype));

@@ -29,7 +29,8 @@ template <std::size_t N>
 constexpr bool reachable(const std::array<Rule, N>& rules) {
   for (std::size_t later = 0; later < N; ++later)
     for (std::size_t earlier = 0; earlier < later; ++earlier)
-      if (rules[earlier].m >= rules[later].m && rules[earlier].n >= rules[later].n && rules[earlier].k >= rules[later].k)
+      if (rules[earlier].m >= rules[later].m && rules[earlier].n >= rules[later].n &&
+          rules[earlier].k >= rules[later].k)
         return false;
   return true;
 }

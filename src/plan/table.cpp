@@ -52,10 +52,11 @@ DeviceFacts nominal_facts(Architecture architecture) {
   };
   constexpr std::int32_t kib = 1024;
   constexpr Nominal table[] = {
-      {Architecture::sm75, 40, 64 * kib},   {Architecture::sm80, 108, 163 * kib}, {Architecture::sm86, 72, 99 * kib},
-      {Architecture::sm89, 142, 99 * kib},  {Architecture::sm90a, 132, 227 * kib}, {Architecture::sm100, 148, 227 * kib},
-      {Architecture::sm103, 160, 227 * kib}, {Architecture::sm110, 20, 227 * kib}, {Architecture::sm120, 170, 99 * kib},
-      {Architecture::sm121, 48, 99 * kib},
+      {Architecture::sm75, 40, 64 * kib},    {Architecture::sm80, 108, 163 * kib},
+      {Architecture::sm86, 72, 99 * kib},    {Architecture::sm89, 142, 99 * kib},
+      {Architecture::sm90a, 132, 227 * kib}, {Architecture::sm100, 148, 227 * kib},
+      {Architecture::sm103, 160, 227 * kib}, {Architecture::sm110, 20, 227 * kib},
+      {Architecture::sm120, 170, 99 * kib},  {Architecture::sm121, 48, 99 * kib},
   };
   for (const Nominal& nominal : table) {
     if (nominal.architecture != architecture) continue;
@@ -72,8 +73,8 @@ bool facts_named(const char* text, DeviceFacts& facts) {
   constexpr std::string_view cpu_prefix = "cpu-";
   const std::string_view wanted = text;
   if (wanted.substr(0, cpu_prefix.size()) == cpu_prefix) {
-    for (InstructionSet set : {InstructionSet::portable, InstructionSet::avx2, InstructionSet::avx512,
-                               InstructionSet::avx512_vnni}) {
+    for (InstructionSet set :
+         {InstructionSet::portable, InstructionSet::avx2, InstructionSet::avx512, InstructionSet::avx512_vnni}) {
       if (wanted.substr(cpu_prefix.size()) == name(set)) {
         facts = cpu_facts();
         facts.instruction_set = set;

@@ -12,7 +12,7 @@
 namespace evergemm::plan_tables {
 
 struct ArchitectureTable {
-  std::int32_t rows;                              // GEMM rows
+  std::int32_t rows;  // GEMM rows
   const char* (*row_name)(std::int32_t row);
   // The rules for this kind of problem on this device; empty where the architecture has no kernel for it.
   std::span<const Rule> (*rules)(const GemmProblem& problem, const DeviceFacts& facts);
@@ -27,7 +27,7 @@ struct ArchitectureTable {
 // Null where this library has no rows for an architecture.
 const ArchitectureTable* table_of(Architecture architecture);
 
-extern const ArchitectureTable kCpuTable;   // cpu.cpp
+extern const ArchitectureTable kCpuTable;    // cpu.cpp
 extern const ArchitectureTable kSm90aTable;  // sm90.cpp
 
 }  // namespace evergemm::plan_tables

@@ -42,8 +42,7 @@ void check_same_shape(Checker& check, const char* argument, const TensorView& vi
                       const char* x_name, std::int64_t last) {
   if (!check.ok()) return;
   bool same = view.rank == x.rank;
-  for (std::int32_t d = 0; same && d < x.rank; ++d)
-    same = view.sizes[d] == (d + 1 == x.rank ? last : x.sizes[d]);
+  for (std::int32_t d = 0; same && d < x.rank; ++d) same = view.sizes[d] == (d + 1 == x.rank ? last : x.sizes[d]);
   if (!same)
     check.fail(std::string(argument) + " of the shape of " + x_name + " (last dimension " + std::to_string(last) + ")",
                layout_text(view), "allocate " + std::string(argument) + " with that shape");
@@ -119,7 +118,8 @@ void check_contiguous(Checker& check, const char* argument, const TensorView& vi
     }
   }
   if (!contiguous)
-    check.fail(std::string(argument) + " contiguous", layout_text(view), "pass " + std::string(argument) + ".contiguous()");
+    check.fail(std::string(argument) + " contiguous", layout_text(view),
+               "pass " + std::string(argument) + ".contiguous()");
 }
 
 void check_dropin(Checker& check, const QuantizeArguments& arguments, QuantizeProblem& problem) {
@@ -168,8 +168,7 @@ void check_dropin(Checker& check, const QuantizeArguments& arguments, QuantizePr
     if (!shape || !strides)
       return check.fail(std::string(scale_name) + " of shape " + list_text({problem.rows, words}) + " and strides " +
                             list_text({1, aligned}),
-                        layout_text(scale),
-                        "allocate it as torch.empty_strided(shape, strides, dtype=torch.int32)");
+                        layout_text(scale), "allocate it as torch.empty_strided(shape, strides, dtype=torch.int32)");
     problem.scale = const_cast<void*>(scale.data);
     problem.scale_row_stride = 1;
     problem.packed_columns_stride = aligned;
@@ -202,7 +201,8 @@ Status validate(const QuantizeArguments& arguments, QuantizeProblem& problem) {
   problem.q_min = static_cast<float>(arguments.q_min);
   problem.q_max = static_cast<float>(arguments.q_max);
   if (arguments.scheme != QuantizeScheme::per_tensor && x.rank < 1)
-    check.fail(std::string(x_name) + " of rank 1 or more", "a scalar", "pass " + std::string(x_name) + ".reshape(1, -1)");
+    check.fail(std::string(x_name) + " of rank 1 or more", "a scalar",
+               "pass " + std::string(x_name) + ".reshape(1, -1)");
   if (arguments.scheme == QuantizeScheme::per_block) {
     if (arguments.group_rows != 1 || arguments.operator_name == std::string("quantize_per_block"))
       check.rank(x_name, x, 2, "[n, k]");
@@ -253,8 +253,9 @@ Status validate(const QuantizeArguments& arguments, QuantizeProblem& problem) {
       if (arguments.group_rows < 1)
         check.fail("block_n of at least 1", std::to_string(arguments.group_rows), "pass 128");
       if (check.ok() && group < 1)
-        check.fail(arguments.group_rows == 1 ? (whole_row_allowed ? "group_size of 0 (per token) or more" : "group_size of at least 1")
-                                             : "block_k of at least 1",
+        check.fail(arguments.group_rows == 1
+                       ? (whole_row_allowed ? "group_size of 0 (per token) or more" : "group_size of at least 1")
+                       : "block_k of at least 1",
                    std::to_string(group), "pass 128");
     }
   }
@@ -306,7 +307,8 @@ Status validate(const QuantizeArguments& arguments, QuantizeProblem& problem) {
   const std::int64_t column_groups = ceil_divide(problem.columns, problem.group_columns);
   const bool one_value = arguments.scheme == QuantizeScheme::per_tensor;
   const bool scale_is_output = arguments.scheme != QuantizeScheme::with_given_scale;
-  const bool per_row = arguments.scheme == QuantizeScheme::per_row || arguments.scheme == QuantizeScheme::per_row_asymmetric;
+  const bool per_row =
+      arguments.scheme == QuantizeScheme::per_row || arguments.scheme == QuantizeScheme::per_row_asymmetric;
   problem.q_stride = problem.columns;
   problem.q_rows = problem.rows;
   if (scale_is_output) {  // a fresh contiguous result

@@ -12,11 +12,12 @@
 namespace evergemm::validation {
 
 // "op: expected ...; got ...; fix: ...."
-Status violation(const char* operator_name, const std::string& expected, const std::string& got, const std::string& fix);
+Status violation(const char* operator_name, const std::string& expected, const std::string& got,
+                 const std::string& fix);
 
-std::string shape_text(const TensorView& view);             // "[4096, 11008]"
-std::string layout_text(const TensorView& view);            // "shape [4096, 11008], strides [11008, 1]"
-std::string device_text(const Device& device);              // "cpu", "cuda:1"
+std::string shape_text(const TensorView& view);                     // "[4096, 11008]"
+std::string layout_text(const TensorView& view);                    // "shape [4096, 11008], strides [11008, 1]"
+std::string device_text(const Device& device);                      // "cpu", "cuda:1"
 std::string list_text(std::initializer_list<std::int64_t> values);  // "[3, 5]"
 
 // Elements; nothing where the product leaves int64.

@@ -49,15 +49,15 @@ TEST(Plan, EachInstructionSetGetsItsOwnRow) {
     std::int64_t m;
     const char* prefix;
   };
-  for (const Case& c : {Case{"cpu-portable", DType::int8, 64, "cpu_int8_portable"},
-                        Case{"cpu-avx2", DType::int8, 64, "cpu_int8_avx2"},
-                        Case{"cpu-avx512", DType::int8, 64, "cpu_int8_avx2"},
-                        Case{"cpu-avx512_vnni", DType::int8, 64, "cpu_int8_avx512vnni"},
-                        Case{"cpu-avx512_vnni", DType::int8, 1, "cpu_int8_avx512vnni"},
-                        Case{"cpu-portable", DType::float8_e4m3fn, 64, "cpu_fp8_portable"},
-                        Case{"cpu-avx2", DType::float8_e4m3fn, 64, "cpu_fp8_avx2"},
-                        Case{"cpu-avx512", DType::float8_e4m3fn, 64, "cpu_fp8_avx512"},
-                        Case{"cpu-avx512_vnni", DType::float8_e4m3fn, 1, "cpu_fp8_avx512"}}) {
+  for (const Case& c :
+       {Case{"cpu-portable", DType::int8, 64, "cpu_int8_portable"}, Case{"cpu-avx2", DType::int8, 64, "cpu_int8_avx2"},
+        Case{"cpu-avx512", DType::int8, 64, "cpu_int8_avx2"},
+        Case{"cpu-avx512_vnni", DType::int8, 64, "cpu_int8_avx512vnni"},
+        Case{"cpu-avx512_vnni", DType::int8, 1, "cpu_int8_avx512vnni"},
+        Case{"cpu-portable", DType::float8_e4m3fn, 64, "cpu_fp8_portable"},
+        Case{"cpu-avx2", DType::float8_e4m3fn, 64, "cpu_fp8_avx2"},
+        Case{"cpu-avx512", DType::float8_e4m3fn, 64, "cpu_fp8_avx512"},
+        Case{"cpu-avx512_vnni", DType::float8_e4m3fn, 1, "cpu_fp8_avx512"}}) {
     Plan chosen;
     ASSERT_TRUE(plan(problem_of(c.dtype, c.m, 512, 512), facts_of(c.facts), chosen).ok());
     EXPECT_EQ(std::string(chosen.name).rfind(c.prefix, 0), 0u) << c.facts << " got " << chosen.name;
@@ -78,9 +78,10 @@ TEST(Plan, AnEmptyResultNeedsNoRow) {
 
 TEST(Plan, AnArchitectureWithoutRowsIsAnErrorThatNamesTheFix) {
   Plan chosen;
-  EXPECT_EQ(plan(problem_of(DType::float8_e4m3fn, 1, 16, 16), facts_of("sm75"), chosen).text(),
-            "scaled_mm: expected an architecture with a kernel for float8_e4m3fn with TensorWise x TensorWise scales; got "
-            "sm75; fix: run it on the cpu or on sm90a, or see evergemm.explain() for what runs where.");
+  EXPECT_EQ(
+      plan(problem_of(DType::float8_e4m3fn, 1, 16, 16), facts_of("sm75"), chosen).text(),
+      "scaled_mm: expected an architecture with a kernel for float8_e4m3fn with TensorWise x TensorWise scales; got "
+      "sm75; fix: run it on the cpu or on sm90a, or see evergemm.explain() for what runs where.");
 }
 
 TEST(Plan, EveryRowIsForcedOrRefusedWithAReason) {
@@ -113,7 +114,8 @@ TEST(Plan, EveryRowIsForcedOrRefusedWithAReason) {
 TEST(Plan, FactsHaveNames) {
   DeviceFacts facts;
   for (const char* text : {"", "cpu-", "cpu-neon", "sm90", "sm42"}) EXPECT_FALSE(facts_named(text, facts)) << text;
-  for (const char* text : {"cpu", "sm75", "sm80", "sm86", "sm89", "sm90a", "sm100", "sm103", "sm110", "sm120", "sm121"}) {
+  for (const char* text :
+       {"cpu", "sm75", "sm80", "sm86", "sm89", "sm90a", "sm100", "sm103", "sm110", "sm120", "sm121"}) {
     ASSERT_TRUE(facts_named(text, facts)) << text;
     EXPECT_STREQ(name(facts.architecture), text);
     EXPECT_GT(facts.cores, 0);
@@ -129,9 +131,10 @@ TEST(Plan, ExplainTellsThePlanAndWhatWasRejected) {
   EXPECT_NE(text.find("\"row\": \"" + std::string(chosen.name) + "\""), std::string::npos) << text;
   EXPECT_NE(text.find(chosen.why), std::string::npos);
   EXPECT_NE(text.find("\"rejected\": [{"), std::string::npos);
-  EXPECT_NE(text.find("avx512"), std::string::npos);  // rejected: this processor has avx2
+  EXPECT_NE(text.find("avx512"), std::string::npos);                               // rejected: this processor has avx2
   EXPECT_NE(text.find("\"operations\": 3.77487e+07"), std::string::npos) << text;  // 2 * 32 * 384 * 1536
-  EXPECT_NE(explain(problem, facts_of("sm75")).find("\"error\": \"scaled_mm: expected an architecture"), std::string::npos);
+  EXPECT_NE(explain(problem, facts_of("sm75")).find("\"error\": \"scaled_mm: expected an architecture"),
+            std::string::npos);
 }
 
 TEST(Plan, TheCpuIsAlwaysBuilt) {

@@ -18,7 +18,8 @@ int main(int argc, char** argv) {
   }
   const long rows = std::atol(argv[4]), columns = std::atol(argv[5]);
   at::Tensor x = at::empty({rows, columns}, at::kFloat);
-  std::ifstream(argv[3], std::ios::binary).read(static_cast<char*>(x.mutable_data_ptr()), static_cast<long>(x.nbytes()));
+  std::ifstream(argv[3], std::ios::binary)
+      .read(static_cast<char*>(x.mutable_data_ptr()), static_cast<long>(x.nbytes()));
   torch::inductor::AOTIModelPackageLoader loader(argv[2]);
   std::vector<at::Tensor> inputs = {x};
   const at::Tensor result = loader.run(inputs)[0].contiguous();
