@@ -407,11 +407,13 @@ void check_dropin_scales(Checker& check, const GroupedMmArguments& arguments, Gr
 }
 
 bool is_dense(const TensorView& view) {
+  for (std::int32_t d = 0; d < view.rank; ++d)
+    if (view.sizes[d] == 0) return true;
   std::int64_t expected = 1;
   for (std::int32_t d = view.rank - 1; d >= 0; --d) {
-    if (view.sizes[d] == 0) return true;
     if (view.sizes[d] != 1 && view.strides[d] != expected) return false;
-    expected *= view.sizes[d];  // numel fits: checked before
+    if (__builtin_mul_overflow(expected, view.sizes[d], &expected))
+      return false;  // only a broadcast view is that large
   }
   return true;
 }

@@ -299,8 +299,8 @@ TEST(Dropin, SizesStartsAndPitchesOfAnyValue) {
           const bool a_inside = shape.k == 0 || (as[at] >= 0 && a_begin + shape.k <= Wide{shape.rows} * shape.k);
           if (Wide{start[at]} + i >= shape.rows || !a_inside || out_begin + shape.n > Wide{shape.rows} * shape.n) break;
           if (out_begin < owned) continue;
-          const std::vector<unsigned char> row =
-              operands.expected_row(e, start[at] + i, shape.k == 0 ? 0 : static_cast<std::int64_t>(a_begin), bs[at]);
+          const std::vector<unsigned char> row = operands.expected_row(
+              e, start[at] + i, shape.k == 0 ? 0 : static_cast<std::int64_t>(a_begin), shape.k == 0 ? 0 : bs[at]);
           std::copy(
               row.begin(), row.end(),
               expected.begin() + static_cast<std::ptrdiff_t>(static_cast<std::size_t>(out_begin) * operands.item));
