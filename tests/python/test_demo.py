@@ -71,6 +71,14 @@ def test_one_broken_scale_loses_the_recall(sentences, scheme):
     assert not broken.passed
 
 
+def test_rounds_end_when_the_time_is_up(sentences):
+    hurried = demo.measure(sentences[:200], schemes=["int8"], rounds=50, seconds=0.0, quiet=True)
+    assert hurried.rounds == 1
+    patient = demo.measure(sentences[:200], schemes=["int8"], rounds=2, quiet=True)
+    assert patient.rounds == 2
+    assert (hurried.of("int8").recall, hurried.pairs) == (patient.of("int8").recall, patient.pairs)
+
+
 def test_recall_counts_neighbours_whatever_their_order():
     wanted = torch.tensor([[1, 2, 3], [4, 5, 6]])
     assert demo.recall(torch.tensor([[3, 1, 2], [6, 5, 4]]), wanted) == 1.0
@@ -78,7 +86,7 @@ def test_recall_counts_neighbours_whatever_their_order():
 
 
 def test_nearest_leaves_the_sentence_itself_out():
-    angles = torch.arange(12) * 0.1
+    angles = torch.arange(12) * 0.25  # some are farther apart than a right angle
     vectors = torch.stack([angles.cos(), angles.sin()], 1)
     found = demo.nearest(vectors)
     assert found.shape == (12, 10)
