@@ -68,24 +68,8 @@ def roofline(
     lowest = min(intensity for *_, intensity, _ in points) / 2
     highest = max(max(intensity for *_, intensity, _ in points) * 2, 2 * ceiling / bandwidth)
     line = numpy.geomspace(lowest, highest, 200)
-    axes.plot(line, numpy.minimum(line * bandwidth, ceiling) / 1e9, color=_INK, linewidth=1.4)
-    middle = (lowest * ceiling / bandwidth) ** 0.5  # of the slope
-    axes.annotate(
-        f"read bandwidth {bandwidth / 1e9:.1f} GB/s",
-        (middle, middle * bandwidth / 1e9),
-        xytext=(-8, 6),
-        textcoords="offset points",
-        ha="right",
-        color=_INK,
-    )
-    axes.annotate(
-        f"best rate measured {ceiling / 1e9:,.0f} GOP/s",
-        (highest, ceiling / 1e9),
-        xytext=(0, 4),
-        textcoords="offset points",
-        ha="right",
-        color=_INK,
-    )
+    limits = f"limits: {bandwidth / 1e9:.1f} GB/s read,\n{ceiling / 1e9:,.0f} GOP/s the best here"
+    axes.plot(line, numpy.minimum(line * bandwidth, ceiling) / 1e9, color=_INK, linewidth=1.4, label=limits)
     # Float products are the same whatever scheme they stand beside: one grey mark each.
     kinds = [("" if name in _UNQUANTIZED else scheme, name, x, y / 1e9) for scheme, name, x, y in points]
     markers = dict(zip(dict.fromkeys(name for _, name, *_ in kinds), "oxs^vD*+", strict=False))

@@ -310,6 +310,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Exit code 0 where every scheme keeps its recall, else 1."""
     from .corpus import standard_library_sentences
     from .progress import Progress
+    from .timing import busy_warning
 
     missing = _missing_packages()
     if missing:
@@ -330,6 +331,7 @@ def run(arguments: argparse.Namespace) -> int:
             f"demo: expected {_FEWEST_SENTENCES} sentences in the standard library's docstrings; got {len(sentences)}; "
             "fix: use a Python whose standard library has its sources (Debian: apt-get install libpython3-stdlib)."
         )
+    warning = busy_warning()
     result = measure(sentences, rounds=arguments.rounds)
     print(
         f"MiniLM ({result.layers} linear layers) on {result.sentences:,} sentences, {result.tokens:,} tokens; "
@@ -343,6 +345,8 @@ def run(arguments: argparse.Namespace) -> int:
             verdict = "kept" if one.passed else "LOST"
             print(f"{verdict}: {one.scheme} recall@10 {one.recall:.4f}, at least {least} wanted")
     print(_speed_line(result))
+    if warning:
+        print(f"note: {warning}")
     _draw(result, arguments.output)
     print(f"picture: {arguments.output.resolve()}")
     if arguments.json:
