@@ -84,8 +84,8 @@ EVERGEMM_HOST_DEVICE ExpertShare next_share(const GroupedGemmProblem& problem, s
   }
   // dropin: owned_end counts elements of out
   const std::int64_t n = problem.n, k = problem.k;
-  share.a_stride = read_index(problem.a_pitches, expert);
-  share.b_stride = read_index(problem.b_pitches, expert);
+  share.a_stride = k > 0 ? read_index(problem.a_pitches, expert) : 0;  // k = 0: no element of a or b is read, and a
+  share.b_stride = k > 0 ? read_index(problem.b_pitches, expert) : 0;  // hostile pitch must not enter an address either
   share.out_stride = read_index(problem.out_pitches, expert);
   if (start < 0 || start >= problem.rows || n == 0 || share.out_stride < n) return share;
   const bool b_fits = k == 0 || rows_that_fit(problem.experts * n, k, expert * n, share.b_stride) >= n;

@@ -463,7 +463,7 @@ Status validate_dropin(const GroupedMmArguments& arguments, GroupedGemmProblem& 
                layout_text(b), "pass the stored weight, or weight.transpose(1, 2)");
   problem.b = b.data;
   problem.b_stride = k;
-  problem.b_expert_stride = n * k;
+  if (__builtin_mul_overflow(n, k, &problem.b_expert_stride)) problem.b_expert_stride = 0;  // b is empty: no experts
 
   check.tensor("a_scales", arguments.scale_a, {DType::float32}, &a.device);
   check.tensor("b_scales", arguments.scale_b, {DType::float32}, &a.device);
