@@ -2,6 +2,7 @@
 // Mixture-of-experts problem + facts -> plan. On the CPU a row is an instruction set (cpu_moe.h); the rows per expert,
 // which choose the dense kernel, are known where the plan runs. Knows no kernel and makes no device call.
 #include <cstddef>
+#include <limits>
 
 #include "evergemm/moe_layer.h"
 #include "evergemm/plan.h"
@@ -89,15 +90,29 @@ Status plan(const GroupedGemmProblem& problem, const DeviceFacts& facts, Plan& o
   return nothing_to_write(problem.rows == 0 || problem.n == 0, out);
 }
 
+namespace {
+
+// Bytes of rows x columns elements. A broadcast view can ask for more than int64 holds: no machine has an eighth of that
+// either, and the allocation fails with the allocator's own words.
+std::int64_t area(std::int64_t rows, std::int64_t columns, std::int64_t element_bytes) {
+  constexpr std::int64_t kMost = std::numeric_limits<std::int64_t>::max() / 8;
+  std::int64_t bytes = 0;
+  const bool counted = !__builtin_mul_overflow(rows, columns, &bytes) &&
+                       !__builtin_mul_overflow(bytes, element_bytes, &bytes) && bytes < kMost;
+  return counted ? bytes : kMost;
+}
+
+}  // namespace
+
 Status plan(const MoeGatherQuantizeProblem& problem, const DeviceFacts& facts, Plan& out) {
   Status status = cpu_plan(problem, facts, out);
   if (!status.ok()) return status;
   // Each token quantized once and then gathered, or the weighted rows of x.
   if (problem.row_weights != nullptr)
-    out.workspace_bytes = whole_lines(problem.rows * problem.columns * size_in_bytes(problem.x_dtype));
+    out.workspace_bytes = whole_lines(area(problem.rows, problem.columns, size_in_bytes(problem.x_dtype)));
   else
     out.workspace_bytes =
-        whole_lines(problem.tokens * problem.columns) + whole_lines(problem.tokens * problem.groups() * 4);
+        whole_lines(area(problem.tokens, problem.columns, 1)) + whole_lines(area(problem.tokens, problem.groups(), 4));
   return Status();
 }
 
