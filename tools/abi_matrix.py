@@ -10,6 +10,7 @@ of what it saw.
 from __future__ import annotations
 
 import argparse
+import concurrent.futures
 import datetime
 import hashlib
 import importlib.metadata
@@ -226,24 +227,26 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("wheel", type=Path)
     parser.add_argument("--torch", nargs="+", choices=[*ENVIRONMENTS, CPU_ONLY], default=[*ENVIRONMENTS, CPU_ONLY])
+    parser.add_argument("--jobs", type=int, default=1, help="environments at a time, 6 GB each")
     parser.add_argument("--write", type=Path, help="write the page here")
     options = parser.parse_args()
     wheel = options.wheel.resolve()
 
     rows = {torch: Row(torch) for torch in [*ENVIRONMENTS, CPU_ONLY]}
     with tempfile.TemporaryDirectory(prefix="abi_matrix_") as work:
-        for torch in options.torch:
-            print(f"torch {torch} ...", flush=True)
-            row = rows[torch] = try_torch(torch, wheel, Path(work).resolve())
-            print(
-                f"torch {row.version or torch}, CUDA {row.cuda}, CPython {row.python}: {row.result()}, "
-                f"{row.passed} passed, {row.failed} failed, {row.skipped} skipped, {row.seconds:.0f} s",
-                flush=True,
-            )
-            if len({row.sha256 for row in rows.values() if row.sha256}) > 1:
-                raise SystemExit("abi_matrix: the environments did not get the same file")
-            if options.write:  # after each, so that an interrupted run has said what it saw
-                options.write.write_text(page(list(rows.values()), wheel))
+        with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
+            runs = {pool.submit(try_torch, torch, wheel, Path(work).resolve()): torch for torch in options.torch}
+            for finished in concurrent.futures.as_completed(runs):
+                row = rows[runs[finished]] = finished.result()
+                print(
+                    f"torch {row.version or row.torch}, CUDA {row.cuda}, CPython {row.python}: {row.result()}, "
+                    f"{row.passed} passed, {row.failed} failed, {row.skipped} skipped, {row.seconds:.0f} s",
+                    flush=True,
+                )
+                if options.write:  # after each, so that an interrupted run has said what it saw
+                    options.write.write_text(page(list(rows.values()), wheel))
+    if len({row.sha256 for row in rows.values() if row.sha256}) > 1:
+        raise SystemExit("abi_matrix: the environments did not get the same file")
     if options.write:
         print(f"wrote {options.write}")
     good = [rows[torch].good for torch in options.torch]
