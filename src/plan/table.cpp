@@ -19,10 +19,8 @@ const ArchitectureTable* table_of(Architecture architecture) {
   switch (architecture) {
     case Architecture::cpu:
       return &kCpuTable;
-#if __has_include("plan/sm90.cpp")
     case Architecture::sm90a:
       return &kSm90aTable;
-#endif
     default:
       return nullptr;
   }
