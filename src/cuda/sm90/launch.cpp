@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Launches of the Hopper rows: tensor maps, kernel parameters, function attributes set once per device.
+// Launches of the Hopper rows: kernel parameters, which operand gets which tensor map, function attributes set once per device.
 #include "cuda/sm90/launch.h"
-
-#include <cuda.h>
 
 #include <algorithm>
 #include <array>
@@ -12,6 +10,7 @@
 #include "cuda/device.h"
 #include "cuda/sm90/instances.h"
 #include "cuda/sm90/parameters.h"
+#include "cuda/sm90/tensor_map.h"
 #include "plan/sm90.h"
 #include "plan/tile_geometry.h"
 
@@ -31,59 +30,6 @@ std::string describe(const GemmProblem& problem) {
          std::to_string(problem.a_stride) + ", " + std::to_string(problem.b_stride) + ", " +
          std::to_string(problem.out_stride) + ", scales " + name(problem.scale_a.mode) + " x " +
          name(problem.scale_b.mode);
-}
-
-// ---- tensor maps -----------------------------------------------------------------------------------------------------
-
-using EncodeTiled = decltype(&cuTensorMapEncodeTiled);
-
-// The driver's function by name, so that the library does not need libcuda.so to load. Null where the driver lacks it.
-EncodeTiled encode_function() {
-  static const EncodeTiled function = [] {
-    void* entry = nullptr;
-    cudaDriverEntryPointQueryResult found = cudaDriverEntryPointSymbolNotFound;
-    constexpr unsigned kSince = 12000;  // the CUDA version that introduced it
-    if (cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &entry, kSince, cudaEnableDefault, &found) !=
-            cudaSuccess ||
-        found != cudaDriverEntryPointSuccess) {
-      static_cast<void>(cudaGetLastError());
-      entry = nullptr;
-    }
-    return reinterpret_cast<EncodeTiled>(entry);
-  }();
-  return function;
-}
-
-struct Matrix {
-  const void* data;
-  CUtensorMapDataType type;
-  std::int64_t element_bytes;
-  std::int64_t inner, outer;  // elements; inner is contiguous
-  std::int64_t pitch;         // elements
-};
-
-// Whether the copy engine can address it at all.
-bool copyable(const Matrix& matrix) {
-  const std::int64_t pitch_bytes = matrix.pitch * matrix.element_bytes;
-  return reinterpret_cast<std::uintptr_t>(matrix.data) % 16 == 0 && matrix.inner > 0 && matrix.outer > 0 &&
-         (matrix.outer == 1 || (pitch_bytes % 16 == 0 && pitch_bytes >= matrix.inner * matrix.element_bytes &&
-                                pitch_bytes < (std::int64_t{1} << 40)));
-}
-
-bool encode(const Matrix& matrix, std::int32_t box_inner, std::int32_t box_outer, CUtensorMapSwizzle swizzle,
-            CUtensorMap& map) {
-  const EncodeTiled function = encode_function();
-  if (function == nullptr || !copyable(matrix)) return false;
-  // A single row has no pitch of its own: give it the smallest that the copy engine takes.
-  const std::int64_t row_bytes = (matrix.inner * matrix.element_bytes + 15) / 16 * 16;
-  const cuuint64_t sizes[2] = {static_cast<cuuint64_t>(matrix.inner), static_cast<cuuint64_t>(matrix.outer)};
-  const cuuint64_t pitch[1] = {
-      static_cast<cuuint64_t>(matrix.outer == 1 ? row_bytes : matrix.pitch * matrix.element_bytes)};
-  const cuuint32_t box[2] = {static_cast<cuuint32_t>(box_inner), static_cast<cuuint32_t>(box_outer)};
-  const cuuint32_t steps[2] = {1, 1};
-  return function(&map, matrix.type, 2, const_cast<void*>(matrix.data), sizes, pitch, box, steps,
-                  CU_TENSOR_MAP_INTERLEAVE_NONE, swizzle, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
-                  CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
 }
 
 // ---- function attributes, once per device ------------------------------------------------------------------------------
