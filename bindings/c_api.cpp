@@ -110,6 +110,7 @@ std::string cpu_features() {
   add("avx512dq", __builtin_cpu_supports("avx512dq"));
   add("avx512vl", __builtin_cpu_supports("avx512vl"));
   add("avx512vnni", __builtin_cpu_supports("avx512vnni"));
+  add("avx512vbmi", __builtin_cpu_supports("avx512vbmi"));
 #endif
   return "[" + list + "]";
 }

@@ -17,7 +17,7 @@ function(evergemm_check_compiler)
     evergemm_fail("expected g++ >= 12; got ${CMAKE_CXX_COMPILER_VERSION} (${CMAKE_CXX_COMPILER}); "
                   "fix: apt-get install g++-12, then set CC=gcc-12 CXX=g++-12.")
   endif()
-  if(NOT CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|aarch64)$" OR NOT CMAKE_SYSTEM_NAME STREQUAL "Linux")
+  if(NOT CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64)$" OR NOT CMAKE_SYSTEM_NAME STREQUAL "Linux")
     evergemm_fail("expected Linux on x86_64; got ${CMAKE_SYSTEM_NAME} on ${CMAKE_SYSTEM_PROCESSOR}; "
                   "fix: build on such a machine.")
   endif()

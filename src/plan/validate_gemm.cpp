@@ -28,16 +28,18 @@ struct ScaleShape {
 };
 
 // The shapes that a message lists; built only when it is needed.
-std::string accepted_text(const ScaleShape& shape, bool by_numel) {
+std::string accepted_text(const ScaleShape& shape, bool by_numel, bool blocks_allowed) {
   const std::string outer = std::to_string(shape.outer);
   std::string row = outer + " elements";
   if (!by_numel) {
-    row = "shape [" + outer + "], ";
-    row += shape.k_first ? "[1, " + outer + "] or [" + outer + ", 1]" : "or [" + outer + ", 1]";
+    row = "shape [" + outer + "]";
+    row += shape.k_first ? ", [1, " + outer + "] or [" + outer + ", 1]" : " or [" + outer + ", 1]";
   }
+  const std::string plain = "1 element (TensorWise)";
+  if (!blocks_allowed) return plain + " or " + row + " (RowWise)";
   const std::string grid =
       shape.k_first ? list_text({shape.k_blocks, shape.outer_blocks}) : list_text({shape.outer_blocks, shape.k_blocks});
-  return "1 element (TensorWise), " + row + " (RowWise) or shape " + grid +
+  return plain + ", " + row + " (RowWise) or shape " + grid +
          (shape.k_first ? " (BlockWise128x128)" : " (BlockWise1x128)");
 }
 
@@ -114,7 +116,8 @@ void check_scales(Checker& check, const ScaledMmArguments& arguments, const Scal
   }
   std::string fix = "pass a scale of one of these shapes";
   if (!blocks_allowed) fix += " (block scales are for float8_e4m3fn operands without zero points)";
-  check.fail(std::string(wrong.argument) + " of " + accepted_text(wrong, arguments.is_dropin), layout_text(view), fix);
+  check.fail(std::string(wrong.argument) + " of " + accepted_text(wrong, arguments.is_dropin, blocks_allowed),
+             layout_text(view), fix);
 }
 
 // A vector argument of `length`: [length] in the operators of this library, any rank of that numel in the drop-in ones.

@@ -189,14 +189,14 @@ const GemmRule kGemmRules[] = {
     {"dtype of a scale", [](Gemm& g) { g.scale_a = Tensor(DType::float16, {1}); },
      "scaled_mm: expected scale_a of dtype float32; got float16; fix: pass scale_a.to(torch.float32)."},
     {"shape of scale_a", [](Gemm& g) { g.scale_a = Tensor(DType::float32, {2}); },
-     "scaled_mm: expected scale_a of 1 element (TensorWise), shape [3], or [3, 1] (RowWise) or shape [3, 1] "
-     "(BlockWise1x128); got shape [2], strides [1]; fix: pass a scale of one of these shapes (block scales are for "
-     "float8_e4m3fn operands without zero points)."},
+     "scaled_mm: expected scale_a of 1 element (TensorWise) or shape [3] or [3, 1] (RowWise); got shape [2], strides "
+     "[1]; "
+     "fix: pass a scale of one of these shapes (block scales are for float8_e4m3fn operands without zero points)."},
     {"row form of scale_a", [](Gemm& g) { g.scale_a = Tensor(DType::float32, {1, 3}); },
-     "scaled_mm: expected scale_a of 1 element (TensorWise), shape [3], or [3, 1] (RowWise) or shape [3, 1] "
-     "(BlockWise1x128); got shape [1, 3], strides [3, 1]; fix: pass a scale of one of these shapes (block scales are "
-     "for "
-     "float8_e4m3fn operands without zero points)."},
+     "scaled_mm: expected scale_a of 1 element (TensorWise) or shape [3] or [3, 1] (RowWise); got shape [1, 3], "
+     "strides "
+     "[3, 1]; fix: pass a scale of one of these shapes (block scales are for float8_e4m3fn operands without zero "
+     "points)."},
     {"shape of scale_b",
      [](Gemm& g) {
        g = Gemm(DType::float8_e4m3fn, 3, 300, 200);
@@ -282,9 +282,9 @@ const GemmRule kGemmRules[] = {
        g.out = Tensor(DType::bfloat16, {3, 5});
        g.scale_a = Tensor(DType::float32, {2});
      },
-     "cutlass_scaled_mm: expected a_scales of 1 element (TensorWise), 3 elements (RowWise) or shape [3, 1] "
-     "(BlockWise1x128); got shape [2], strides [1]; fix: pass a scale of one of these shapes (block scales are for "
-     "float8_e4m3fn operands without zero points)."},
+     "cutlass_scaled_mm: expected a_scales of 1 element (TensorWise) or 3 elements (RowWise); got shape [2], strides "
+     "[1]; fix: pass a scale of one of these shapes (block scales are for float8_e4m3fn operands without zero "
+     "points)."},
     {"drop-in out dtype",
      [](Gemm& g) {
        g.dropin = true;

@@ -134,14 +134,14 @@ REFUSED = (
     Refused(
         "scaled_mm",
         replaced(scale_a=torch.ones(M + 1)),
-        "scaled_mm: expected scale_a of 1 element (TensorWise), shape [6], or [6, 1] (RowWise) or shape [6, 2] "
-        f"(BlockWise1x128); got shape [7], strides [1]; fix: {ONE_OF_THESE}{NO_BLOCKS}.",
+        "scaled_mm: expected scale_a of 1 element (TensorWise) or shape [6] or [6, 1] (RowWise); "
+        f"got shape [7], strides [1]; fix: {ONE_OF_THESE}{NO_BLOCKS}.",
     ),
     Refused(
         "scaled_mm",
         replaced(scale_a=torch.ones(M, 2), scale_b=torch.ones(2, 1)),
-        "scaled_mm: expected scale_a of 1 element (TensorWise), shape [6], or [6, 1] (RowWise) or shape [6, 2] "
-        f"(BlockWise1x128); got shape [6, 2], strides [2, 1]; fix: {ONE_OF_THESE}{NO_BLOCKS}.",
+        "scaled_mm: expected scale_a of 1 element (TensorWise) or shape [6] or [6, 1] (RowWise); "
+        f"got shape [6, 2], strides [2, 1]; fix: {ONE_OF_THESE}{NO_BLOCKS}.",
     ),
     Refused(
         "scaled_mm.out",
@@ -418,8 +418,8 @@ REFUSED = (
     Refused(
         "cutlass_scaled_mm",
         replaced(a_scales=torch.ones(M + 1)),
-        "cutlass_scaled_mm: expected a_scales of 1 element (TensorWise), 6 elements (RowWise) or shape [6, 2] "
-        f"(BlockWise1x128); got shape [7], strides [1]; fix: {ONE_OF_THESE}{NO_BLOCKS}.",
+        "cutlass_scaled_mm: expected a_scales of 1 element (TensorWise) or 6 elements (RowWise); "
+        f"got shape [7], strides [1]; fix: {ONE_OF_THESE}{NO_BLOCKS}.",
     ),
     Refused(
         "cutlass_scaled_mm",
