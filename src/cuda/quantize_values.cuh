@@ -134,9 +134,16 @@ static __device__ __forceinline__ std::uint32_t round_int8(float quotient) {
 }
 // Two quotients to e4m3fn, saturating, NaN to 0x7f.
 static __device__ __forceinline__ std::uint32_t round_float8_pair(float low, float high) {
+#if __CUDA_ARCH__ >= 890
   std::uint16_t packed;
   asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(packed) : "f"(high), "f"(low));
   return packed;
+#else
+  const auto one = [](float value) {
+    return std::uint32_t{numerics::is_nan(value) ? std::uint8_t{0x7f} : numerics::float_to_float8_e4m3fn(value)};
+  };
+  return one(low) | one(high) << 8;
+#endif
 }
 
 // absmax as bits: unsigned order puts NaN above infinity, which is larger_magnitude()'s order.
