@@ -121,7 +121,7 @@ void call_boxed(const Schema& schema, const Operator& self, StableIValue* stack,
   Prepared prepared;
   raise(self.prepare(self, {values, static_cast<std::size_t>(schema.arguments)}, prepared));
 
-  const DeviceScope scope(prepared.device(), self.name);  // current device, facts, stream
+  const DeviceScope scope(prepared.device(), self.name);  // facts, stream, threads
   OwnedTensor outputs[kMaxResults];
   for (std::int32_t i = 0; i < prepared.output_count; ++i) {
     allocate(prepared.outputs[i], self.name, outputs[i]);

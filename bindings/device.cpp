@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Torch's threads for the CPU, torch's current device and stream for a GPU; see device.h.
+// Torch's threads for the CPU, torch's current stream for a GPU; see device.h.
 #include "device.h"
 
 #if defined(EVERGEMM_WITH_CUDA)
@@ -49,10 +49,9 @@ DeviceScope::DeviceScope(const Device& device, const char* operator_name) {
                                "; got one for the cpu only; fix: install torch with CUDA.");
     const Status status = cuda_facts(device.index, facts_);
     if (!status.ok()) throw std::runtime_error(std::string(operator_name) + ": " + status.text());
+    // Allocations name their device, and run() makes it current for its launches: no guard of torch's besides.
     require(aoti_torch_get_current_cuda_stream(device.index, &context_.stream), operator_name,
             "asking for its current stream");
-    // last: a constructor that throws runs no destructor
-    require(aoti_torch_create_device_guard(device.index, &guard_), operator_name, "making the tensors' device current");
     return;
   }
 #endif
@@ -62,10 +61,6 @@ DeviceScope::DeviceScope(const Device& device, const char* operator_name) {
       "kernels); got tensors on cuda:" +
       std::to_string(device.index) +
       "; fix: rebuild it for this GPU with EVERGEMM_ARCHS=native, or move the tensors to the cpu.");
-}
-
-DeviceScope::~DeviceScope() {
-  if (guard_ != nullptr) aoti_torch_delete_device_guard(guard_);
 }
 
 void DeviceScope::check_threads(const char* operator_name) const {

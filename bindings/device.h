@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Where a call runs: the current device, its facts, torch's stream and torch's threads, for the length of one call.
+// Where a call runs: the device's facts, torch's stream and torch's threads, for the length of one call.
 // Must not go here: decisions (plan() makes them from the facts).
 #pragma once
 #include "compat.h"
@@ -10,11 +10,10 @@ namespace evergemm::bindings {
 
 class DeviceScope {
  public:
-  // Makes a GPU of the problem current. Throws where this library or this torch cannot serve the device.
+  // Throws where this library or this torch cannot serve the device.
   DeviceScope(const Device& device, const char* operator_name);
   DeviceScope(const DeviceScope&) = delete;
   DeviceScope& operator=(const DeviceScope&) = delete;
-  ~DeviceScope();
 
   const DeviceFacts& facts() const { return facts_; }
   const RunContext& context() const { return context_; }
@@ -24,7 +23,6 @@ class DeviceScope {
  private:
   DeviceFacts facts_;
   RunContext context_;
-  DeviceGuardHandle guard_ = nullptr;
 };
 
 }  // namespace evergemm::bindings

@@ -94,6 +94,8 @@ def scaled_mm(
         RuntimeError: an argument breaks one of the rules above; for int8, k above 131071 (the sum would leave int32).
     """
     if out is None:
+        if fast_accumulation and not deterministic:  # the schema's defaults: naming them costs most of a microsecond
+            return _scaled_mm(a, b, scale_a, scale_b, bias, out_dtype)
         return _scaled_mm(
             a, b, scale_a, scale_b, bias, out_dtype, fast_accumulation=fast_accumulation, deterministic=deterministic
         )
