@@ -9,14 +9,18 @@
 #include <utility>
 
 #include "cuda/device.h"
+#include "cuda/portable/launch.h"
 #include "cuda/quantize.h"
+#if defined(EVERGEMM_WITH_SM90)
 #include "cuda/sm90/instances.h"
 #include "cuda/sm90/launch.h"
+#endif
 #include "plan/sm90.h"
 
 namespace evergemm {
 namespace {
 
+#if defined(EVERGEMM_WITH_SM90)
 using KernelOf = const void* (*)();
 
 template <int... kTiles>
@@ -25,17 +29,32 @@ constexpr auto make_kernels(std::integer_sequence<int, kTiles...>) {
 }
 constexpr auto kKernels =
     make_kernels(std::make_integer_sequence<int, static_cast<int>(plan_tables::kSm90Tiles.size())>());
+#endif
 
-// Checks what a caller of another architecture could get wrong: the kernels of this binary are sm_90a machine code.
+// Checks what a caller could get wrong: a plan for another device, a binary without kernels for this one.
 Status check_architecture(const Plan& plan, const Device& device) {
   DeviceFacts facts;
   const Status status = cuda::device_facts(device.index, facts);
   if (!status.ok()) return status;
-  if (facts.architecture != Architecture::sm90a)
-    return Status(std::string(plan.name) + ": expected a device of architecture sm90a; got " +
-                  name(facts.architecture) + " (device " + std::to_string(device.index) +
-                  "); fix: use CPU tensors, or a device of that architecture.");
+  const std::string index = std::to_string(device.index);
+  if (facts.architecture != plan.architecture)
+    return Status(std::string(plan.name) + ": expected a device of architecture " + name(plan.architecture) + "; got " +
+                  name(facts.architecture) + " (device " + index + "); fix: plan with the facts of that device.");
+  if (!is_built(facts.architecture))
+    return Status(std::string(plan.name) + ": expected a library with kernels for " + name(facts.architecture) +
+                  " (device " + index +
+                  "); got one without; fix: install a build with EVERGEMM_ARCHS=all, or move the tensors to the cpu.");
   return Status();
+}
+
+Status launch_row(const Plan& plan, const GemmProblem& problem, const RunContext& context) {
+  const auto stream = static_cast<cudaStream_t>(context.stream);
+  const std::int32_t hopper_rows = plan.architecture == Architecture::sm90a ? plan_tables::kSm90Rows : 0;
+#if defined(EVERGEMM_WITH_SM90)
+  if (plan.row < hopper_rows)
+    return sm90::launch(plan, problem, kKernels[static_cast<std::size_t>(plan.row)](), stream, context.overlap);
+#endif
+  return portable::launch(plan, plan.row - hopper_rows, problem, stream, context.overlap);
 }
 
 template <class Problem, class Launch>
@@ -51,10 +70,7 @@ Status run_on_device(const Plan& plan, const Problem& problem, Launch launch) {
 
 Status run_cuda(const Plan& plan, const GemmProblem& problem, const RunContext& context) {
   if (plan.row < 0) return Status();  // an empty result
-  return run_on_device(plan, problem, [&] {
-    return sm90::launch(plan, problem, kKernels[static_cast<std::size_t>(plan.row)](),
-                        static_cast<cudaStream_t>(context.stream), context.overlap);
-  });
+  return run_on_device(plan, problem, [&] { return launch_row(plan, problem, context); });
 }
 
 Status run_cuda(const Plan& plan, const QuantizeProblem& problem, const RunContext& context) {

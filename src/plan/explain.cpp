@@ -66,6 +66,8 @@ std::string explain(const GemmProblem& problem, const DeviceFacts& facts) {
                               ", \"row\": " + quoted(table->row_name(rule.row)) + "}");
   }
   field("accumulation", quoted(name(chosen.accumulation)));
+  if (chosen.row >= 0 && table != nullptr && table->arithmetic != nullptr)
+    field("arithmetic", quoted(table->arithmetic(problem, facts, chosen.row)));
   field("deterministic", boolean(problem.deterministic));
   field("swap_ab", boolean(chosen.swap_ab));
   field("split_k", std::to_string(chosen.split_k));

@@ -186,6 +186,6 @@ void sm90_finish(const GemmProblem& problem, const DeviceFacts&, Plan& plan) {
 
 }  // namespace
 
-const ArchitectureTable kSm90aTable = {kSm90Rows, sm90_row_name, sm90_rules, sm90_why_not, sm90_fallback, sm90_finish};
+const ArchitectureTable kSm90Table = {kSm90Rows, sm90_row_name, sm90_rules, sm90_why_not, sm90_fallback, sm90_finish};
 
 }  // namespace evergemm::plan_tables

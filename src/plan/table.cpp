@@ -21,9 +21,20 @@ const ArchitectureTable* table_of(Architecture architecture) {
       return &kCpuTable;
     case Architecture::sm90a:
       return &kSm90aTable;
-    default:
-      return nullptr;
+    case Architecture::sm75:
+      return &kPortableTuringTable;
+    case Architecture::sm86:
+    case Architecture::sm89:
+    case Architecture::sm120:
+    case Architecture::sm121:
+      return &kPortableSmallTable;
+    case Architecture::sm80:
+    case Architecture::sm100:
+    case Architecture::sm103:
+    case Architecture::sm110:
+      return &kPortableLargeTable;
   }
+  return nullptr;
 }
 
 }  // namespace plan_tables

@@ -76,12 +76,52 @@ TEST(Plan, AnEmptyResultNeedsNoRow) {
   }
 }
 
-TEST(Plan, AnArchitectureWithoutRowsIsAnErrorThatNamesTheFix) {
-  Plan chosen;
-  EXPECT_EQ(
-      plan(problem_of(DType::float8_e4m3fn, 1, 16, 16), facts_of("sm75"), chosen).text(),
-      "scaled_mm: expected an architecture with a kernel for float8_e4m3fn with TensorWise x TensorWise scales; got "
-      "sm75; fix: run it on the cpu or on sm90a, or see evergemm.explain() for what runs where.");
+// Every GPU runs every problem, with no GPU there to ask: any dtype, scale mode, alignment and size has a row.
+TEST(Plan, EveryGpuArchitectureRunsEverything) {
+  for (const char* architecture :
+       {"sm75", "sm80", "sm86", "sm89", "sm90a", "sm100", "sm103", "sm110", "sm120", "sm121"})
+    for (const DType dtype : {DType::int8, DType::float8_e4m3fn})
+      for (const bool blocks : {false, true})
+        for (const bool fast : {false, true})
+          for (const std::int64_t stride : {4096, 4097})
+            for (const std::int64_t m : {1, 16, 17, 33, 100, 300, 700, 5000, 2000000000})
+              for (const std::int64_t k : {0, 5, 4096}) {
+                if (blocks && dtype == DType::int8) continue;
+                const DeviceFacts facts = facts_of(architecture);
+                GemmProblem problem = problem_of(dtype, m, 5120, k);
+                problem.fast_accumulation = fast;
+                problem.a_stride = problem.b_stride = stride;
+                if (blocks) {
+                  problem.scale_a.mode = ScaleMode::BlockWise1x128;
+                  problem.scale_b.mode = ScaleMode::BlockWise128x128;
+                }
+                Plan chosen;
+                ASSERT_TRUE(plan(problem, facts, chosen).ok()) << architecture << " m " << m << " k " << k;
+                ASSERT_GE(chosen.row, 0);
+                EXPECT_EQ(why_not(problem, facts, chosen.row), "") << architecture << " " << chosen.name;
+                EXPECT_STREQ(chosen.name, row_name(facts.architecture, chosen.row));
+                const bool portable = std::string(chosen.name).rfind("portable_", 0) == 0;
+                if (facts.architecture != Architecture::sm90a || stride % 16 != 0 || k == 0)
+                  EXPECT_TRUE(portable) << architecture << " " << chosen.name;
+                else
+                  EXPECT_FALSE(portable) << architecture << " " << chosen.name;
+                EXPECT_EQ(chosen.accumulation, dtype == DType::int8 ? Accumulation::exact_int32
+                                               : blocks || !fast    ? Accumulation::promoted
+                                                                    : Accumulation::fast);
+              }
+}
+
+TEST(Plan, ExplainSaysHowAnArchitectureMultipliesFp8) {
+  for (const char* architecture : {"sm75", "sm80", "sm86", "sm90a", "sm100", "sm103", "sm110"}) {
+    GemmProblem problem = problem_of(DType::float8_e4m3fn, 64, 512, 512);
+    problem.a_stride = 513;  // beyond what Hopper's own rows take
+    EXPECT_NE(explain(problem, facts_of(architecture)).find("converted to fp16 on the fly"), std::string::npos)
+        << architecture;
+  }
+  for (const char* architecture : {"sm89", "sm120", "sm121"})
+    EXPECT_NE(explain(problem_of(DType::float8_e4m3fn, 64, 512, 512), facts_of(architecture)).find("\"fp8 tensor core"),
+              std::string::npos)
+        << architecture;
 }
 
 TEST(Plan, EveryRowIsForcedOrRefusedWithAReason) {
@@ -133,7 +173,7 @@ TEST(Plan, ExplainTellsThePlanAndWhatWasRejected) {
   EXPECT_NE(text.find("\"rejected\": [{"), std::string::npos);
   EXPECT_NE(text.find("avx512"), std::string::npos);                               // rejected: this processor has avx2
   EXPECT_NE(text.find("\"operations\": 3.77487e+07"), std::string::npos) << text;  // 2 * 32 * 384 * 1536
-  EXPECT_NE(explain(problem, facts_of("sm75")).find("\"error\": \"scaled_mm: expected an architecture"),
+  EXPECT_NE(explain(problem, facts_of("sm75")).find("\"arithmetic\": \"int8 tensor core, m8n8k16\""),
             std::string::npos);
 }
 

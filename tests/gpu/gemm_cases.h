@@ -65,7 +65,8 @@ class GemmCase {
   void poison_output() { device_out_->poison(); }
 
   // Fills the answer: an interval for each element (a point where arithmetic is exact), and what the emulator makes of it.
-  void solve() {
+  void solve() { solve(kind_ == Kind::fast ? proof::kHopperFastModel : proof::kHopperPromotedModel); }
+  void solve(const proof::AccumulationModel& model) {
     const std::size_t elements = static_cast<std::size_t>(host_.m * host_.n);
     low_.resize(elements);
     high_.resize(elements);
@@ -81,7 +82,6 @@ class GemmCase {
     unit_.resize(elements);
     emulator_.resize(elements);
     const proof::DecodedOperands operands = proof::decode_operands(host_);
-    const proof::AccumulationModel model = kind_ == Kind::fast ? proof::kHopperFastModel : proof::kHopperPromotedModel;
     for_all_threads(host_.m, [&, this](std::int64_t begin, std::int64_t end) {
       for (std::int64_t i = begin; i < end; ++i)
         for (std::int64_t j = 0; j < host_.n; ++j) {

@@ -14,7 +14,7 @@
 namespace evergemm::gpu_test {
 namespace {
 
-const plan_tables::ArchitectureTable& table() { return *plan_tables::table_of(Architecture::sm90a); }
+const plan_tables::ArchitectureTable& table() { return plan_tables::kSm90Table; }
 
 DeviceFacts facts() {
   DeviceFacts facts;

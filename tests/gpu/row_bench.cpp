@@ -2,7 +2,8 @@
 // Times every row of the GPU's GEMM table on shapes x m beside cuBLASLt (best of its heuristic's first eight), in one process.
 // Protocol: CUDA-graph replay without programmatic overlap, weights rotated past three times the L2, normal random data;
 // candidates in two passes of opposite order, then the best, the rules' choice and the peers interleaved, median of 5 rounds.
-// Usage: row_bench OUTPUT.tsv ALL_ROWS.tsv "int8,fast,block" "1,16,64" "6144x4096,7168x8192"
+// Usage: row_bench OUTPUT.tsv ALL_ROWS.tsv "int8,fast,block" "1,16,64" "6144x4096,7168x8192" [portable]
+// With a sixth argument the rows are the portable ones; otherwise Hopper's own.
 // bench/tune.py reads the second file. Must not go here: verdicts on correctness (gemm_test), choices of rules.
 #include <cublasLt.h>
 
@@ -122,7 +123,10 @@ struct Cell {
   }
 };
 
-const plan_tables::ArchitectureTable& table() { return *plan_tables::table_of(Architecture::sm90a); }
+bool portable_family = false;
+const plan_tables::ArchitectureTable& table() {
+  return portable_family ? plan_tables::kSm90aTable : plan_tables::kSm90Table;
+}
 
 Contender row_contender(const Cell& cell, std::int32_t row, const DeviceFacts& facts, bool overlap) {
   Contender contender;
@@ -145,6 +149,7 @@ Contender row_contender(const Cell& cell, std::int32_t row, const DeviceFacts& f
 }
 
 std::int32_t rule_row(const GemmProblem& problem, const DeviceFacts& facts) {
+  if (portable_family) return table().fallback(problem, facts);
   for (const plan_tables::Rule& rule : table().rules(problem, facts))
     if (problem.m <= rule.m && problem.n <= rule.n && problem.k <= rule.k)
       return table().why_not(problem, facts, rule.row).empty() ? rule.row : table().fallback(problem, facts);
@@ -157,6 +162,8 @@ bool worth_timing(const Cell& cell, std::int32_t row) {
   int tile_m = 0, tile_n = 0;
   const std::size_t at = name.find('_', name.find('_') + 1) + 1;
   if (row == 0 || std::sscanf(name.c_str() + at, "%dx%d", &tile_m, &tile_n) != 2) return false;
+  if (portable_family)
+    return name.rfind("portable_", 0) == 0 && tile_m < 2 * cell.m + 32 && (tile_m > 32 || cell.m <= 2 * tile_m);
   if (name.find("swap") != std::string::npos)
     return cell.m <= 2 * tile_n && cell.m <= 256 && !(cell.m <= 16 && tile_n > 64) && !(cell.m > 32 && tile_n < 64);
   return cell.m >= 64 && !(cell.m < 128 && tile_m > 64) && !(cell.m <= 128 && tile_m > 128) &&
@@ -253,9 +260,10 @@ int main(int argument_count, char** arguments) {
   using namespace evergemm;
   using namespace evergemm::gpu_test;
   if (argument_count < 6) {
-    std::fprintf(stderr, "usage: row_bench OUTPUT.tsv ALL_ROWS.tsv KINDS MS SHAPES\n");
+    std::fprintf(stderr, "usage: row_bench OUTPUT.tsv ALL_ROWS.tsv KINDS MS SHAPES [portable]\n");
     return 2;
   }
+  portable_family = argument_count > 6;
   std::FILE* output = std::fopen(arguments[1], "w");
   std::FILE* all_rows = std::fopen(arguments[2], "w");
   if (output == nullptr || all_rows == nullptr) return 2;

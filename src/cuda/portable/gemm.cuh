@@ -1,0 +1,505 @@
+// SPDX-License-Identifier: Apache-2.0
+// The portable GEMM: one kernel for every PortableTile, on warp-level tensor core instructions.
+//
+//   copies    operand tiles into a ring of shared-memory stages: asynchronous from Ampere on, through registers on Turing; rows
+//             that miss a 16-byte boundary are put together from what is aligned
+//   products  each warp loads fragments of its share and multiplies; the next fragments are under way meanwhile
+//   epilogue  scale, convert, store from registers
+//
+//   t   = rn32(scale_b * float(acc - azp * azp_adj))
+//   out = rn_out(fma32(scale_a, t, bias))               without bias and zero points: rn_out(rn32(scale_a * t))
+//   block scales: acc = sum over k-blocks of fma32(rn32(scale_a * scale_b), acc_block, acc), and out = rn_out(acc + bias)
+//
+// Any shape, stride and alignment that the validator admits. Must not go here: choosing a tile, launching.
+#pragma once
+#include <cuda_runtime.h>
+
+#include <cstdint>
+#include <type_traits>
+
+#include "cuda/portable/parameters.h"
+#include "cuda/portable/ptx.cuh"
+#include "evergemm/problem.h"
+#include "plan/portable.h"
+
+namespace evergemm::portable {
+
+using plan_tables::Mainloop;
+using plan_tables::PortableTile;
+
+template <PortableTile kTile>
+struct Gemm {
+  static_assert(plan_tables::valid(kTile), "portable tile");
+  static constexpr bool kFloat = kTile.mainloop != Mainloop::int8;
+  static constexpr bool kPromoted = kTile.mainloop == Mainloop::fp8_promoted;
+  static constexpr int kM = kTile.m, kN = kTile.n, kDepth = kTile.k, kStages = kTile.stages;
+  static constexpr int kThreads = plan_tables::threads_of(kTile);
+  static constexpr int kWarpM = kM / kTile.warps_m, kWarpN = kN / kTile.warps_n;
+  static constexpr int kRowsOfWarp = kWarpM / 16, kColumnsOfWarp = kWarpN / 8;  // products of 16 x 8
+  static constexpr int kSteps = kDepth / 32;
+  static constexpr int kPieces = kDepth / 16;  // of 16 bytes, in a line of a stage
+  static constexpr int kLinesAtOnce = kThreads / kPieces;
+  static constexpr int kCopiesA = kM / kLinesAtOnce, kCopiesB = kN / kLinesAtOnce;
+  static constexpr int kStageBytes = (kM + kN) * kDepth;
+  // Lines of b are kept in an order in which a thread's results of kGroup products stand side by side: 2 kGroup columns.
+  static constexpr int kGroup = kColumnsOfWarp >= 4 ? 4 : 2;
+  static constexpr int kRun = 2 * kGroup;
+  static constexpr int kBlockTiles = 128 / kDepth;  // stages between promotions
+  using Accumulator = std::conditional_t<kFloat, float, std::int32_t>;
+  using Sums = Accumulator[kRowsOfWarp][kColumnsOfWarp][4];
+
+  // ---- copies ------------------------------------------------------------------------------------------------------
+
+  // This thread's place in the copies of one operand: lines `line`, line + kLinesAtOnce, ..., always the same piece of them.
+  struct Operand {
+    const std::uint8_t* data;  // of line 0 at this thread's piece, in the stage that is copied next
+    std::int64_t stride;
+    std::int64_t lines;  // from line 0 of the tile to the end of the matrix
+    bool aligned;
+  };
+
+  // A line's place in the tile -> which line of b stands there.
+  static __device__ __forceinline__ int column_at(int place) {
+    constexpr int kBlock = 8 * kGroup;
+    const int in_block = place % kBlock, product = in_block / 8, slot = in_block % 8;
+    return place - in_block + slot / 2 * kRun + product * 2 + slot % 2;
+  }
+  // 16-byte pieces of a line change places so that the eight lines of a matrix load lie in different banks.
+  static __device__ __forceinline__ int swizzle(int line) { return kPieces == 8 ? line & 7 : (line >> 1) & 3; }
+
+  static __device__ __forceinline__ Operand operand(const void* data, std::int64_t stride, std::int64_t first_line,
+                                                    std::int64_t lines) {
+    Operand result;
+    result.stride = stride;
+    result.lines = lines - first_line;
+    result.aligned = ((reinterpret_cast<std::uintptr_t>(data) | (lines > 1 ? stride : 0)) & 15) == 0;
+    result.data = static_cast<const std::uint8_t*>(data) + first_line * stride + threadIdx.x % kPieces * 16;
+    return result;
+  }
+
+  // 16 bytes from `from` on of which `left` exist, at any address.
+  static __device__ __forceinline__ uint4 gather(const std::uint8_t* from, std::int64_t left) {
+    std::uint32_t words[4] = {};
+    if (left >= 20) {  // the aligned words around them belong to this line, or to the word that its first byte is in
+      const int shift = static_cast<int>(reinterpret_cast<std::uintptr_t>(from) & 3);
+      const std::uint32_t* at = reinterpret_cast<const std::uint32_t*>(from - shift);
+      std::uint32_t low = __ldg(at);
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const std::uint32_t high = shift == 0 && i == 3 ? 0 : __ldg(at + i + 1);
+        words[i] = __funnelshift_r(low, high, shift * 8);
+        low = high;
+      }
+    } else {
+#pragma unroll
+      for (int i = 0; i < 16; ++i)
+        if (i < left) words[i / 4] |= static_cast<std::uint32_t>(__ldg(from + i)) << (i % 4 * 8);
+    }
+    return make_uint4(words[0], words[1], words[2], words[3]);
+  }
+
+  // kAligned: 16 bytes at a multiple of 16, of which `left` exist.
+  static __device__ __forceinline__ uint4 load_piece(const std::uint8_t* from, std::int64_t left, bool aligned) {
+    if (left <= 0) return make_uint4(0, 0, 0, 0);
+    if (aligned && left >= 16) return __ldg(reinterpret_cast<const uint4*>(from));
+    return gather(from, left);
+  }
+
+  template <bool kIsB, int kCount>
+  static __device__ __forceinline__ std::int64_t line_of(int copy) {
+    const int place = static_cast<int>(threadIdx.x) / kPieces + copy * kLinesAtOnce;
+    return kIsB ? column_at(place) : place;
+  }
+  static __device__ __forceinline__ std::uint32_t place_of(int copy) {
+    const int line = static_cast<int>(threadIdx.x) / kPieces, piece = static_cast<int>(threadIdx.x) % kPieces;
+    return (line + copy * kLinesAtOnce) * kDepth + ((piece ^ swizzle(line)) << 4);
+  }
+
+  // Puts the copies of one stage under way and moves on to the next. `left`: bytes of k from this thread's piece on.
+  template <bool kIsB, int kCount>
+  static __device__ __forceinline__ void copy_operand(Operand& from, std::uint32_t to, std::int64_t left) {
+    if (from.aligned) {
+      const int bytes = left >= 16 ? 16 : left > 0 ? static_cast<int>(left) : 0;
+#pragma unroll
+      for (int i = 0; i < kCount; ++i) {
+        const std::int64_t line = line_of<kIsB, kCount>(i);
+        const bool inside = line < from.lines;
+        ptx::copy_asynchronously(to + place_of(i), from.data + (inside ? line : 0) * from.stride, inside ? bytes : 0);
+      }
+    } else {
+#pragma unroll 1
+      for (int i = 0; i < kCount; ++i) {
+        const std::int64_t line = line_of<kIsB, kCount>(i);
+        ptx::store_shared(to + place_of(i),
+                          load_piece(from.data + line * from.stride, line < from.lines ? left : 0, false));
+      }
+    }
+    from.data += kDepth;
+  }
+
+  // Through registers: requested before the products of a stage, stored after them.
+  template <bool kIsB, int kCount>
+  static __device__ __forceinline__ void request(const Operand& from, uint4 (&held)[kCount], std::int64_t left) {
+    if (!from.aligned) return;
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) {
+      const std::int64_t line = line_of<kIsB, kCount>(i);
+      held[i] = load_piece(from.data + line * from.stride, line < from.lines ? left : 0, true);
+    }
+  }
+  template <bool kIsB, int kCount>
+  static __device__ __forceinline__ void deliver(Operand& from, const uint4 (&held)[kCount], std::uint32_t to,
+                                                 std::int64_t left) {
+    if (from.aligned) {
+#pragma unroll
+      for (int i = 0; i < kCount; ++i) ptx::store_shared(to + place_of(i), held[i]);
+    } else {
+#pragma unroll 1
+      for (int i = 0; i < kCount; ++i) {
+        const std::int64_t line = line_of<kIsB, kCount>(i);
+        ptx::store_shared(to + place_of(i),
+                          load_piece(from.data + line * from.stride, line < from.lines ? left : 0, false));
+      }
+    }
+    from.data += kDepth;
+  }
+
+  // ---- products ----------------------------------------------------------------------------------------------------
+
+  struct Fragments {
+    std::uint32_t a[kRowsOfWarp][4];
+    std::uint32_t b[kColumnsOfWarp][2];
+  };
+  // Where this lane points in a stage: a's lines first, then b's.
+  struct Lane {
+    std::uint32_t a, b;
+    int a_swizzle, b_swizzle;
+    int a_half, b_half;  // which 16 of the 32 bytes of a step
+
+    __device__ __forceinline__ Lane(int warp_row, int warp_column) {
+      const int lane = threadIdx.x % 32;
+      const int a_line = warp_row + lane % 16, b_line = warp_column + lane / 16 * 8 + lane % 8;
+      a = a_line * kDepth;
+      b = (kM + b_line) * kDepth;
+      a_swizzle = swizzle(a_line);
+      b_swizzle = swizzle(b_line);
+      a_half = lane / 16;
+      b_half = lane / 8 % 2;
+    }
+  };
+
+  static __device__ __forceinline__ void load_fragments(const Lane& lane, std::uint32_t stage, int step,
+                                                        Fragments& fragments) {
+    const std::uint32_t a = stage + lane.a + (((step * 2 + lane.a_half) ^ lane.a_swizzle) << 4);
+    const std::uint32_t b = stage + lane.b + (((step * 2 + lane.b_half) ^ lane.b_swizzle) << 4);
+#pragma unroll
+    for (int i = 0; i < kRowsOfWarp; ++i)
+      ptx::load_matrices(a + i * 16 * kDepth, fragments.a[i][0], fragments.a[i][1], fragments.a[i][2],
+                         fragments.a[i][3]);
+#pragma unroll
+    for (int j = 0; j < kColumnsOfWarp; j += 2)
+      ptx::load_matrices(b + j * 8 * kDepth, fragments.b[j][0], fragments.b[j][1], fragments.b[j + 1][0],
+                         fragments.b[j + 1][1]);
+  }
+
+  static __device__ __forceinline__ void multiply(const Fragments& fragments, Sums& sums) {
+    if constexpr (!kFloat) {
+#pragma unroll
+      for (int i = 0; i < kRowsOfWarp; ++i)
+#pragma unroll
+        for (int j = 0; j < kColumnsOfWarp; ++j) ptx::multiply_int8(sums[i][j], fragments.a[i], fragments.b[j]);
+    } else if constexpr (ptx::kMultipliesFloat8) {
+#pragma unroll
+      for (int i = 0; i < kRowsOfWarp; ++i)
+#pragma unroll
+        for (int j = 0; j < kColumnsOfWarp; ++j) ptx::multiply_float8(sums[i][j], fragments.a[i], fragments.b[j]);
+    } else {
+      std::uint32_t a[kRowsOfWarp][8];
+#pragma unroll
+      for (int i = 0; i < kRowsOfWarp; ++i)
+#pragma unroll
+        for (int r = 0; r < 4; ++r) ptx::widen_float8(fragments.a[i][r], a[i][2 * r], a[i][2 * r + 1]);
+#pragma unroll
+      for (int j = 0; j < kColumnsOfWarp; ++j) {
+        std::uint32_t b[4];
+#pragma unroll
+        for (int r = 0; r < 2; ++r) ptx::widen_float8(fragments.b[j][r], b[2 * r], b[2 * r + 1]);
+#pragma unroll
+        for (int i = 0; i < kRowsOfWarp; ++i) ptx::multiply_float16(sums[i][j], a[i], b);
+      }
+    }
+  }
+
+  // ---- promotion ---------------------------------------------------------------------------------------------------
+
+  // Block scales of the rows of this thread and of the tile's columns; without block scales everything is multiplied by one.
+  struct BlockScales {
+    float rows[kRowsOfWarp][2];
+    float column;
+  };
+  static __device__ __forceinline__ void load_block_scales(const GemmProblem& p, std::int64_t first_row,
+                                                           std::int64_t first_column, std::int64_t block,
+                                                           BlockScales& scales) {
+    const bool blocks = p.scale_a.mode == ScaleMode::BlockWise1x128;
+    scales.column =
+        blocks
+            ? __ldg(p.scale_b.data + first_column / kScaleBlock * p.scale_b.outer_stride + block * p.scale_b.k_stride)
+            : 1.0f;
+#pragma unroll
+    for (int i = 0; i < kRowsOfWarp; ++i)
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const std::int64_t row = first_row + i * 16 + half * 8;
+        scales.rows[i][half] = blocks && row < p.m
+                                   ? __ldg(p.scale_a.data + row * p.scale_a.outer_stride + block * p.scale_a.k_stride)
+                                   : 1.0f;
+      }
+  }
+  static __device__ __forceinline__ void promote(const BlockScales& scales, Sums& partial, Sums& sums) {
+#pragma unroll
+    for (int i = 0; i < kRowsOfWarp; ++i)
+#pragma unroll
+      for (int c = 0; c < 4; ++c) {
+        const float scale = __fmul_rn(scales.rows[i][c / 2], scales.column);
+#pragma unroll
+        for (int j = 0; j < kColumnsOfWarp; ++j) {
+          const float block = ptx::kSumScale == 1.0f ? partial[i][j][c] : __fmul_rn(partial[i][j][c], ptx::kSumScale);
+          sums[i][j][c] = __fmaf_rn(scale, block, sums[i][j][c]);
+          partial[i][j][c] = 0;
+        }
+      }
+  }
+
+  // ---- a tile ------------------------------------------------------------------------------------------------------
+
+  static __device__ __forceinline__ void clear(Sums& sums) {
+#pragma unroll
+    for (int i = 0; i < kRowsOfWarp; ++i)
+#pragma unroll
+      for (int j = 0; j < kColumnsOfWarp; ++j)
+#pragma unroll
+        for (int c = 0; c < 4; ++c) sums[i][j][c] = 0;
+  }
+
+  // Stages that tile `tile` of k is copied to and read from.
+  static __device__ __forceinline__ int after(int stage) { return stage + 1 == kStages ? 0 : stage + 1; }
+
+  static __device__ __forceinline__ void compute_tile(const GemmProblem& p, std::int64_t row, std::int64_t column,
+                                                      std::uint32_t shared) {
+    const int warp = threadIdx.x / 32, lane_index = threadIdx.x % 32;
+    const int warp_row = warp % kTile.warps_m * kWarpM, warp_column = warp / kTile.warps_m * kWarpN;
+    const Lane lane(warp_row, warp_column);
+    const std::int64_t tiles = (p.k + kDepth - 1) / kDepth;
+    const std::int64_t thread_row = row + warp_row + lane_index / 4;
+    Operand a = operand(p.a, p.a_stride, row, p.m), b = operand(p.b, p.b_stride, column, p.n);
+    std::int64_t left = p.k - threadIdx.x % kPieces * 16;  // of the stage that is copied next
+
+    Sums sums;
+    clear(sums);
+    Fragments fragments[2];
+    BlockScales scales;
+    std::conditional_t<kPromoted, Sums, Accumulator> partial;
+    if constexpr (kPromoted) clear(partial);
+    const auto multiply_step = [&](const Fragments& step) {
+      if constexpr (kPromoted)
+        multiply(step, partial);
+      else
+        multiply(step, sums);
+    };
+    const auto begin_tile = [&](std::int64_t tile) {
+      if constexpr (kPromoted)
+        if (tile % kBlockTiles == 0) load_block_scales(p, thread_row, column, tile / kBlockTiles, scales);
+    };
+    const auto end_tile = [&](std::int64_t tile) {
+      if constexpr (kPromoted)
+        if (tile % kBlockTiles == kBlockTiles - 1 || tile + 1 == tiles) promote(scales, partial, sums);
+    };
+
+    if constexpr (ptx::kAsynchronousCopies) {
+      const auto copy_stage = [&](int stage, bool exists) {
+        if (exists) {
+          copy_operand<false, kCopiesA>(a, shared + stage * kStageBytes, left);
+          copy_operand<true, kCopiesB>(b, shared + stage * kStageBytes + kM * kDepth, left);
+          left -= kDepth;
+        }
+        ptx::commit_copies();  // empty groups keep the count
+      };
+#pragma unroll
+      for (int stage = 0; stage < kStages - 1; ++stage) copy_stage(stage, stage < tiles);
+      int reads = 0, writes = kStages - 1;
+      ptx::wait_for_copies<kStages - 2>();
+      __syncthreads();
+      if (tiles > 0) load_fragments(lane, shared, 0, fragments[0]);
+#pragma unroll 1
+      for (std::int64_t tile = 0; tile < tiles; ++tile) {
+        begin_tile(tile);
+#pragma unroll
+        for (int step = 0; step < kSteps; ++step) {
+          if (step == kSteps - 1) {  // all of this stage is in registers: the next one
+            ptx::wait_for_copies<kStages - 2>();
+            __syncthreads();
+            reads = after(reads);
+          }
+          load_fragments(lane, shared + reads * kStageBytes, (step + 1) % kSteps, fragments[(step + 1) % 2]);
+          if (step == 0) {
+            copy_stage(writes, tile + kStages - 1 < tiles);
+            writes = after(writes);
+          }
+          multiply_step(fragments[step % 2]);
+        }
+        end_tile(tile);
+      }
+      ptx::wait_for_copies<0>();
+    } else {
+      static_assert(ptx::kAsynchronousCopies || kStages == 2, "stages through registers take turns");
+      uint4 held_a[kCopiesA], held_b[kCopiesB];
+      const auto request_stage = [&] {
+        request<false, kCopiesA>(a, held_a, left);
+        request<true, kCopiesB>(b, held_b, left);
+      };
+      const auto deliver_stage = [&](int stage) {
+        deliver<false, kCopiesA>(a, held_a, shared + stage * kStageBytes, left);
+        deliver<true, kCopiesB>(b, held_b, shared + stage * kStageBytes + kM * kDepth, left);
+        left -= kDepth;
+      };
+      if (tiles > 0) {
+        request_stage();
+        deliver_stage(0);
+      }
+      __syncthreads();
+      int reads = 0;
+#pragma unroll 1
+      for (std::int64_t tile = 0; tile < tiles; ++tile) {
+        const bool more = tile + 1 < tiles;
+        if (more) request_stage();
+        begin_tile(tile);
+        load_fragments(lane, shared + reads * kStageBytes, 0, fragments[0]);
+#pragma unroll
+        for (int step = 0; step < kSteps; ++step) {
+          if (step + 1 < kSteps)
+            load_fragments(lane, shared + reads * kStageBytes, step + 1, fragments[(step + 1) % 2]);
+          multiply_step(fragments[step % 2]);
+        }
+        end_tile(tile);
+        reads = after(reads);
+        if (more) deliver_stage(reads);
+        __syncthreads();
+      }
+    }
+    store_tile(p, thread_row, column + warp_column + lane_index % 4 * kRun, sums);
+  }
+
+  // ---- epilogue ----------------------------------------------------------------------------------------------------
+
+  static __device__ __forceinline__ float widen(const GemmProblem& p, std::uint16_t bits) {
+    return p.output_dtype == DType::float16 ? numerics::float16_to_float(bits) : numerics::bfloat16_to_float(bits);
+  }
+  static __device__ __forceinline__ float load_bias(const GemmProblem& p, std::int64_t column) {
+    const std::int64_t at = column * p.bias_stride;
+    if (p.output_dtype == DType::float32) return __ldg(static_cast<const float*>(p.bias) + at);
+    return widen(p, __ldg(static_cast<const std::uint16_t*>(p.bias) + at));
+  }
+
+  // kRun neighbours of one row, of which `left` exist.
+  static __device__ __forceinline__ void store_run(const GemmProblem& p, std::int64_t at, const float (&values)[kRun],
+                                                   std::int64_t left, bool vectors) {
+    if (p.output_dtype == DType::float32) {
+      float* to = static_cast<float*>(p.out) + at;
+      if (vectors && left >= kRun) {
+#pragma unroll
+        for (int i = 0; i < kRun; i += 4)
+          *reinterpret_cast<float4*>(to + i) = make_float4(values[i], values[i + 1], values[i + 2], values[i + 3]);
+        return;
+      }
+#pragma unroll
+      for (int i = 0; i < kRun; ++i)
+        if (i < left) to[i] = values[i];
+      return;
+    }
+    std::uint32_t words[kGroup];
+#pragma unroll
+    for (int i = 0; i < kGroup; ++i)
+      words[i] = p.output_dtype == DType::float16 ? ptx::pack_float16(values[2 * i], values[2 * i + 1])
+                                                  : ptx::pack_bfloat16(values[2 * i], values[2 * i + 1]);
+    std::uint16_t* to = static_cast<std::uint16_t*>(p.out) + at;
+    if (vectors && left >= kRun) {
+      if constexpr (kGroup == 4)
+        *reinterpret_cast<uint4*>(to) = make_uint4(words[0], words[1], words[2], words[3]);
+      else
+        *reinterpret_cast<uint2*>(to) = make_uint2(words[0], words[1]);
+      return;
+    }
+#pragma unroll
+    for (int i = 0; i < kRun; ++i)
+      if (i < left) to[i] = static_cast<std::uint16_t>(words[i / 2] >> (i % 2 * 16));
+  }
+
+  // `row`, `column`: of this thread's first result; its rows are 8 apart, its runs of columns 4 kRun.
+  static __device__ __forceinline__ void store_tile(const GemmProblem& p, std::int64_t row, std::int64_t column,
+                                                    const Sums& sums) {
+    const std::int64_t item = p.output_dtype == DType::float32 ? 4 : 2;
+    constexpr int kVector = 16;
+    const bool vectors =
+        ((reinterpret_cast<std::uintptr_t>(p.out) | static_cast<std::uintptr_t>(p.out_stride * item)) % kVector) == 0;
+    const bool blocks = kPromoted && p.scale_a.mode == ScaleMode::BlockWise1x128;
+    const bool adds = p.bias != nullptr || p.has_azp;
+#pragma unroll
+    for (int group = 0; group < kColumnsOfWarp / kGroup; ++group) {
+      const std::int64_t first = column + group * 8 * kGroup, left = p.n - first;
+      if (left <= 0) return;
+      float scale_b[kRun], bias[kRun];
+      std::uint32_t zero_b[kRun];
+#pragma unroll
+      for (int i = 0; i < kRun; ++i) {
+        const std::int64_t at = i < left ? first + i : first;
+        scale_b[i] = blocks ? 1.0f : __ldg(p.scale_b.data + at * p.scale_b.outer_stride);
+        // -0 is added without a trace: not even a zero's sign changes
+        bias[i] = p.bias != nullptr ? load_bias(p, at) : adds ? 0.0f : -0.0f;
+        zero_b[i] = 0;
+        if constexpr (!kFloat)
+          if (p.has_azp) zero_b[i] = static_cast<std::uint32_t>(__ldg(p.azp_adj + at * p.azp_adj_stride));
+      }
+#pragma unroll
+      for (int i = 0; i < kRowsOfWarp; ++i)
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+          const std::int64_t r = row + i * 16 + half * 8;
+          if (r >= p.m) continue;
+          const float scale_a = blocks ? 1.0f : __ldg(p.scale_a.data + r * p.scale_a.outer_stride);
+          std::uint32_t zero_a = 0;
+          if constexpr (!kFloat)
+            if (p.has_azp) zero_a = p.azp != nullptr ? static_cast<std::uint32_t>(__ldg(p.azp + r * p.azp_stride)) : 1u;
+          float values[kRun];
+#pragma unroll
+          for (int v = 0; v < kRun; ++v) {
+            const Accumulator acc = sums[i][group * kGroup + v / 2][half * 2 + v % 2];
+            float sum;
+            if constexpr (kFloat) {
+              sum = kPromoted || ptx::kSumScale == 1.0f ? acc : __fmul_rn(acc, ptx::kSumScale);
+            } else {  // modulo 2^32
+              sum = __int2float_rn(static_cast<std::int32_t>(static_cast<std::uint32_t>(acc) - zero_a * zero_b[v]));
+            }
+            values[v] = __fmaf_rn(scale_a, __fmul_rn(scale_b[v], sum), bias[v]);
+          }
+          store_run(p, r * p.out_stride + first, values, left, vectors);
+        }
+    }
+  }
+
+  // ---- the kernel --------------------------------------------------------------------------------------------------
+
+  static __device__ __forceinline__ void run(const Parameters& parameters) {
+    extern __shared__ __align__(128) std::uint8_t shared_memory[];
+    ptx::wait_for_previous_kernel();
+    ptx::allow_next_kernel();
+    // Groups of row tiles, all columns of a group before the next.
+    const unsigned index = blockIdx.x, in_group = kRasterGroup * static_cast<unsigned>(parameters.tiles_columns);
+    const unsigned group = index / in_group, first = group * kRasterGroup;
+    const unsigned height = min(static_cast<unsigned>(parameters.tiles_rows) - first, unsigned{kRasterGroup});
+    const unsigned rest = index - group * in_group;
+    const std::int64_t row = first + rest % height, column = rest / height;
+    compute_tile(parameters.problem, row * kM, column * kN, ptx::shared_address(shared_memory));
+  }
+};
+
+}  // namespace evergemm::portable

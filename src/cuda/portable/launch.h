@@ -1,0 +1,37 @@
+// SPDX-License-Identifier: Apache-2.0
+// From a problem and a row of plan/portable.h to a kernel on a stream. Must not go here: choosing the row.
+#pragma once
+#include <cuda_runtime.h>
+
+#include <array>
+#include <cstdint>
+#include <mutex>
+
+#include "cuda/device.h"
+#include "evergemm/error.h"
+#include "evergemm/plan.h"
+#include "evergemm/problem.h"
+#include "plan/portable.h"
+
+namespace evergemm::portable {
+
+// A kernel and what is set or asked once per device.
+struct Row {
+  struct Prepared {
+    std::once_flag once;
+    cudaError_t error = cudaSuccess;
+    bool overlaps = false;  // the code that the device runs waits for the kernel before it
+  };
+  const void* (*kernel_of)() = nullptr;
+  std::array<Prepared, cuda::kMaxDevices> devices;
+};
+
+// The problem's device is current. `name` opens errors. overlap: the kernel may start while the one before it in the stream
+// ends.
+Status launch(const char* name, const plan_tables::PortableTile& tile, Row& row, const GemmProblem& problem,
+              cudaStream_t stream, bool overlap);
+
+// The rows of this binary, for the architecture that a plan was made for.
+Status launch(const Plan& plan, std::int32_t row, const GemmProblem& problem, cudaStream_t stream, bool overlap);
+
+}  // namespace evergemm::portable

@@ -1,0 +1,225 @@
+// SPDX-License-Identifier: Apache-2.0
+// The portable family's rows and rules: one kernel template on warp-level tensor core instructions for every NVIDIA GPU from
+// Turing on. A row is compiled for the architectures of one memory class, which sets its number of stages.
+// Data only: cmake/KernelInstances.cmake compiles the rows, src/cuda/portable has the template, plan/portable.cpp reads the rules.
+// Must not go here: CUDA, decisions.
+#pragma once
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <string_view>
+
+#include "evergemm/types.h"
+#include "plan/rules.h"
+#include "plan/tile_config.h"
+
+namespace evergemm::plan_tables {
+
+// Architectures whose blocks may have as much shared memory, and so the same rows.
+enum class MemoryClass : std::uint8_t {
+  turing,  // 64 KB, no asynchronous copies: two stages through registers
+  small,   // 99 KB: sm_86, sm_89, sm_120, sm_121
+  large,   // 163 KB (sm_80) and 227 KB (sm_90a, sm_100, sm_103, sm_110)
+};
+
+struct PortableTile {
+  Mainloop mainloop;
+  std::int32_t m, n;  // tokens and output features of a tile
+  std::int32_t k;     // bytes of k in a stage: 64 or 128
+  std::int32_t warps_m, warps_n;
+  std::int32_t stages;
+
+  friend constexpr bool operator==(const PortableTile&, const PortableTile&) = default;
+};
+
+constexpr std::int32_t threads_of(const PortableTile& tile) { return tile.warps_m * tile.warps_n * 32; }
+constexpr std::int32_t shared_memory_of(const PortableTile& tile) { return (tile.m + tile.n) * tile.k * tile.stages; }
+
+// Bytes of shared memory that a block may ask for (CUDA programming guide, table of compute capabilities).
+constexpr std::int32_t shared_memory_limit(Architecture architecture) {
+  constexpr std::int32_t kib = 1024;
+  switch (architecture) {
+    case Architecture::cpu:
+      return 0;
+    case Architecture::sm75:
+      return 64 * kib;
+    case Architecture::sm80:
+      return 163 * kib;
+    case Architecture::sm86:
+    case Architecture::sm89:
+    case Architecture::sm120:
+    case Architecture::sm121:
+      return 99 * kib;
+    case Architecture::sm90a:
+    case Architecture::sm100:
+    case Architecture::sm103:
+    case Architecture::sm110:
+      return 227 * kib;
+  }
+  return 0;
+}
+
+struct PortableArchitecture {
+  Architecture architecture;
+  MemoryClass memory;
+  bool multiplies_fp8;  // has tensor core instructions of its own for e4m3; the others multiply fp16
+};
+inline constexpr std::array kPortableArchitectures = {
+    PortableArchitecture{Architecture::sm75, MemoryClass::turing, false},
+    PortableArchitecture{Architecture::sm80, MemoryClass::large, false},
+    PortableArchitecture{Architecture::sm86, MemoryClass::small, false},
+    PortableArchitecture{Architecture::sm89, MemoryClass::small, true},
+    PortableArchitecture{Architecture::sm90a, MemoryClass::large, false},
+    PortableArchitecture{Architecture::sm100, MemoryClass::large, false},
+    PortableArchitecture{Architecture::sm103, MemoryClass::large, false},
+    PortableArchitecture{Architecture::sm110, MemoryClass::large, false},
+    PortableArchitecture{Architecture::sm120, MemoryClass::small, true},
+    PortableArchitecture{Architecture::sm121, MemoryClass::small, true},
+};
+
+// "portable_int8_128x128x64_s3".
+constexpr RowName name_of(const PortableTile& tile) {
+  RowName name;
+  std::size_t length = 0;
+  const auto append = [&](std::string_view part) {
+    for (const char letter : part) name.text[length++] = letter;
+  };
+  const auto append_number = [&](std::int32_t number) {
+    std::int32_t divisor = 1;
+    while (number / divisor >= 10) divisor *= 10;
+    for (; divisor > 0; divisor /= 10) name.text[length++] = static_cast<char>('0' + number / divisor % 10);
+  };
+  append(tile.mainloop == Mainloop::int8       ? "portable_int8_"
+         : tile.mainloop == Mainloop::fp8_fast ? "portable_fp8_"
+                                               : "portable_fp8promoted_");
+  append_number(tile.m);
+  append("x");
+  append_number(tile.n);
+  append("x");
+  append_number(tile.k);
+  append("_s");
+  append_number(tile.stages);
+  return name;
+}
+
+// ---- rows ----------------------------------------------------------------------------------------------------------------
+
+inline constexpr std::size_t kPortableRows = 17;
+
+// Few tokens: 16 and 32 of them, with 128 bytes of k a stage and many stages, so that weights stream. Many: 64 x 64 a warp, the
+// most products for each byte that a warp reads from shared memory. Promotion keeps a second set of sums: half of that.
+// clang-format off
+constexpr std::array<PortableTile, kPortableRows> portable_rows(MemoryClass memory) {
+  const auto stages = [memory](std::int32_t turing, std::int32_t small, std::int32_t large) {
+    return memory == MemoryClass::turing ? turing : memory == MemoryClass::small ? small : large;
+  };
+  return {
+      //                                    m    n    k   warps  stages
+      PortableTile{Mainloop::int8,          16,  64, 128, 1, 4, stages(2, 4, 8)},
+      PortableTile{Mainloop::int8,          32,  64, 128, 1, 4, stages(2, 4, 6)},
+      PortableTile{Mainloop::int8,          64,  64, 128, 2, 2, stages(2, 3, 4)},
+      PortableTile{Mainloop::int8,          64, 128,  64, 2, 2, stages(2, 4, 5)},
+      PortableTile{Mainloop::int8,         128, 128,  64, 2, 2, stages(2, 3, 4)},
+      PortableTile{Mainloop::int8,         128, 256,  64, 2, 4, stages(2, 4, 4)},
+      PortableTile{Mainloop::fp8_fast,      16,  64, 128, 1, 4, stages(2, 4, 8)},
+      PortableTile{Mainloop::fp8_fast,      32,  64, 128, 1, 4, stages(2, 4, 6)},
+      PortableTile{Mainloop::fp8_fast,      64,  64, 128, 2, 2, stages(2, 3, 4)},
+      PortableTile{Mainloop::fp8_fast,      64, 128,  64, 2, 2, stages(2, 4, 5)},
+      PortableTile{Mainloop::fp8_fast,     128, 128,  64, 2, 2, stages(2, 3, 4)},
+      PortableTile{Mainloop::fp8_fast,     128, 256,  64, 2, 4, stages(2, 4, 4)},
+      PortableTile{Mainloop::fp8_promoted,  16,  64, 128, 1, 4, stages(2, 4, 8)},
+      PortableTile{Mainloop::fp8_promoted,  32,  64, 128, 1, 4, stages(2, 4, 6)},
+      PortableTile{Mainloop::fp8_promoted,  64,  64, 128, 2, 2, stages(2, 3, 4)},
+      PortableTile{Mainloop::fp8_promoted,  64, 128,  64, 2, 4, stages(2, 4, 5)},
+      PortableTile{Mainloop::fp8_promoted, 128, 128,  64, 2, 4, stages(2, 3, 4)},
+  };
+}
+// clang-format on
+
+inline constexpr auto kPortableTuringRows = portable_rows(MemoryClass::turing);
+inline constexpr auto kPortableSmallRows = portable_rows(MemoryClass::small);
+inline constexpr auto kPortableLargeRows = portable_rows(MemoryClass::large);
+
+constexpr const std::array<PortableTile, kPortableRows>& portable_rows_of(MemoryClass memory) {
+  return memory == MemoryClass::turing  ? kPortableTuringRows
+         : memory == MemoryClass::small ? kPortableSmallRows
+                                        : kPortableLargeRows;
+}
+
+// What the template assumes of a tile. A scale block of 128 x 128 covers a tile's features with one scale.
+constexpr bool valid(const PortableTile& tile) {
+  const std::int32_t pieces = tile.k / 16, threads = threads_of(tile);
+  const std::int32_t warp_m = tile.m / tile.warps_m, warp_n = tile.n / tile.warps_n;
+  return (tile.k == 64 || tile.k == 128) && tile.stages >= 2 && warp_m % 16 == 0 && warp_n % 16 == 0 &&
+         (warp_n == 16 || warp_n % 32 == 0) && tile.m * pieces % threads == 0 && tile.n * pieces % threads == 0 &&
+         threads / pieces % 8 == 0 && threads <= 256 && (tile.mainloop != Mainloop::fp8_promoted || 128 % tile.n == 0);
+}
+constexpr bool rows_fit(const PortableArchitecture& entry) {
+  for (const PortableTile& tile : portable_rows_of(entry.memory))
+    if (!valid(tile) || shared_memory_of(tile) > shared_memory_limit(entry.architecture)) return false;
+  return true;
+}
+static_assert(rows_fit(kPortableArchitectures[0]), "sm_75");
+static_assert(rows_fit(kPortableArchitectures[1]), "sm_80");
+static_assert(rows_fit(kPortableArchitectures[2]), "sm_86");
+static_assert(rows_fit(kPortableArchitectures[3]), "sm_89");
+static_assert(rows_fit(kPortableArchitectures[4]), "sm_90a");
+static_assert(rows_fit(kPortableArchitectures[5]), "sm_100");
+static_assert(rows_fit(kPortableArchitectures[6]), "sm_103");
+static_assert(rows_fit(kPortableArchitectures[7]), "sm_110");
+static_assert(rows_fit(kPortableArchitectures[8]), "sm_120");
+static_assert(rows_fit(kPortableArchitectures[9]), "sm_121");
+static_assert(kPortableArchitectures.size() == 10);
+
+constexpr std::int32_t portable_row(Mainloop mainloop, std::int32_t m, std::int32_t n) {
+  for (std::size_t row = 0; row < kPortableRows; ++row)
+    if (kPortableTuringRows[row].mainloop == mainloop && kPortableTuringRows[row].m == m &&
+        kPortableTuringRows[row].n == n)
+      return static_cast<std::int32_t>(row);
+  return -1;
+}
+
+// ---- rules ---------------------------------------------------------------------------------------------------------------
+// Not measured on the cards that they are for: docs/tuning_log.md says where the thresholds come from.
+
+inline constexpr const char* kPortableStream = "few tokens: deep stages of k stream the weights once";
+inline constexpr const char* kPortableMiddle = "tiles small enough that there is one for every multiprocessor";
+inline constexpr const char* kPortableLarge =
+    "64 x 64 outputs a warp: the most products for each byte from shared memory";
+
+constexpr auto portable_one_sum_rules(Mainloop mainloop) {
+  return std::array{
+      Rule{16, any, any, portable_row(mainloop, 16, 64), kPortableStream},
+      Rule{32, any, any, portable_row(mainloop, 32, 64), kPortableStream},
+      Rule{64, any, any, portable_row(mainloop, 64, 64), kPortableMiddle},
+      Rule{256, 4096, any, portable_row(mainloop, 64, 64), kPortableMiddle},
+      Rule{256, any, any, portable_row(mainloop, 64, 128), kPortableMiddle},
+      Rule{512, 4096, any, portable_row(mainloop, 64, 128), kPortableMiddle},
+      Rule{1024, 2048, any, portable_row(mainloop, 64, 128), kPortableMiddle},
+      Rule{1024, 8192, any, portable_row(mainloop, 128, 128), kPortableLarge},
+      Rule{any, 1024, any, portable_row(mainloop, 128, 128), kPortableLarge},
+      Rule{any, any, any, portable_row(mainloop, 128, 256), kPortableLarge},
+  };
+}
+inline constexpr auto kPortableInt8Rules = portable_one_sum_rules(Mainloop::int8);
+inline constexpr auto kPortableFp8Rules = portable_one_sum_rules(Mainloop::fp8_fast);
+inline constexpr std::array kPortablePromotedRules = {
+    Rule{16, any, any, portable_row(Mainloop::fp8_promoted, 16, 64), kPortableStream},
+    Rule{32, any, any, portable_row(Mainloop::fp8_promoted, 32, 64), kPortableStream},
+    Rule{64, any, any, portable_row(Mainloop::fp8_promoted, 64, 64), kPortableMiddle},
+    Rule{256, 4096, any, portable_row(Mainloop::fp8_promoted, 64, 64), kPortableMiddle},
+    Rule{512, 4096, any, portable_row(Mainloop::fp8_promoted, 64, 128), kPortableMiddle},
+    Rule{any, any, any, portable_row(Mainloop::fp8_promoted, 128, 128), kPortableLarge},
+};
+static_assert(well_formed(kPortableInt8Rules) && well_formed(kPortableFp8Rules) && well_formed(kPortablePromotedRules));
+
+template <std::size_t N>
+constexpr bool portable_rows_exist(const std::array<Rule, N>& rules) {
+  for (const Rule& rule : rules)
+    if (rule.row < 0) return false;
+  return true;
+}
+static_assert(portable_rows_exist(kPortableInt8Rules) && portable_rows_exist(kPortableFp8Rules) &&
+              portable_rows_exist(kPortablePromotedRules));
+
+}  // namespace evergemm::plan_tables
