@@ -41,8 +41,11 @@ if ! compiler >/dev/null; then
 fi
 command -v make >/dev/null 2>&1 || need make make
 command -v git >/dev/null 2>&1 || need git git
-if [ "${1:-}" = --tests ] && [ ! -e /usr/include/gtest/gtest.h ] && [ ! -e /usr/local/include/gtest/gtest.h ]; then
-  need GoogleTest libgtest-dev
+if [ "${1:-}" = --tests ]; then
+  [ -e /usr/include/gtest/gtest.h ] || [ -e /usr/local/include/gtest/gtest.h ] || need GoogleTest libgtest-dev
+  # torch.compile builds against them
+  python3 -c 'import os, sys, sysconfig; sys.exit(not os.path.exists(sysconfig.get_path("include") + "/Python.h"))' \
+    2>/dev/null || need "Python's headers" python3-dev
 fi
 
 if [ -n "$missing" ]; then

@@ -55,6 +55,17 @@ def test_what_is_missing_is_one_line_to_paste(programs, lacks, packages, tmp_pat
     assert line == f"{sudo}apt-get update && {sudo}apt-get install -y {packages}"
 
 
+def test_the_tests_need_python_headers(tmp_path):
+    """torch.compile builds against Python.h, which Debian and Ubuntu pack apart."""
+    machine_with(tmp_path, ["g++", "make", "git"])
+    program(tmp_path, "python3", f'case "$*" in *Python.h*) exit 1 ;; esac; exec {sys.executable} "$@"')
+    result = run("sh", "tools/check_machine.sh", "--tests", PATH=str(tmp_path), CXX="")
+    assert result.returncode == 1
+    assert "this machine lacks: Python's headers. Paste" in result.stderr
+    assert result.stderr.endswith("apt-get install -y python3-dev\n")
+    assert run("sh", "tools/check_machine.sh", PATH=str(tmp_path), CXX="").returncode == 0
+
+
 def test_an_old_compiler_is_passed_over(tmp_path):
     for name, version in (("g++", "11"), ("g++-12", "12")):
         (tmp_path / name).write_text(f"#!/bin/sh\necho {version}\n")
