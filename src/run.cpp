@@ -25,15 +25,6 @@ Status dispatch(const Plan& plan, const Problem& problem, const RunContext& cont
 #endif
 }
 
-// Mixture of experts: plan() names no other architecture.
-template <class Problem>
-Status dispatch_cpu(const Plan& plan, const Problem& problem, const RunContext& context) {
-  if (plan.row < 0) return Status();
-  if (plan.architecture == Architecture::cpu) return cpu::run_cpu(plan, problem, context);
-  return Status(std::string("evergemm: expected a plan for the cpu (mixture of experts); got one for ") +
-                name(plan.architecture) + "; fix: plan with the facts of the cpu.");
-}
-
 }  // namespace
 
 Status run(const Plan& plan, const GemmProblem& problem, const RunContext& context) {
@@ -46,22 +37,22 @@ Status run(const Plan& plan, const PermuteProblem& problem, const RunContext& co
   return dispatch(plan, problem, context);
 }
 Status run(const Plan& plan, const MoeRouteProblem& problem, const RunContext& context) {
-  return dispatch_cpu(plan, problem, context);
+  return dispatch(plan, problem, context);
 }
 Status run(const Plan& plan, const GroupedGemmProblem& problem, const RunContext& context) {
-  return dispatch_cpu(plan, problem, context);
+  return dispatch(plan, problem, context);
 }
 Status run(const Plan& plan, const MoeGatherQuantizeProblem& problem, const RunContext& context) {
-  return dispatch_cpu(plan, problem, context);
+  return dispatch(plan, problem, context);
 }
 Status run(const Plan& plan, const MoeCombineProblem& problem, const RunContext& context) {
-  return dispatch_cpu(plan, problem, context);
+  return dispatch(plan, problem, context);
 }
 Status run(const Plan& plan, const FusedMoeProblem& problem, const RunContext& context) {
-  return dispatch_cpu(plan, problem, context);
+  return dispatch(plan, problem, context);
 }
 Status run(const Plan& plan, const MoeDataProblem& problem, const RunContext& context) {
-  return dispatch_cpu(plan, problem, context);
+  return dispatch(plan, problem, context);
 }
 
 }  // namespace evergemm

@@ -105,10 +105,11 @@ EVERGEMM_HOST_DEVICE ExpertShare next_share(const GroupedGemmProblem& problem, s
 }
 
 // One expert's product as a dense problem; `rows` of its share from `row` on, columns [column, column + columns), where
-// `column` is a multiple of 128.
-EVERGEMM_HOST_DEVICE GemmProblem problem_of(const GroupedGemmProblem& problem, std::int64_t expert,
-                                            const ExpertShare& share, std::int64_t row, std::int64_t rows,
-                                            std::int64_t column, std::int64_t columns) {
+// `column` is a multiple of 128. For hosts; always inlined for the reason that numerics.h gives.
+__attribute__((always_inline)) inline GemmProblem problem_of(const GroupedGemmProblem& problem, std::int64_t expert,
+                                                             const ExpertShare& share, std::int64_t row,
+                                                             std::int64_t rows, std::int64_t column,
+                                                             std::int64_t columns) {
   GemmProblem dense;
   dense.m = rows;
   dense.n = columns;

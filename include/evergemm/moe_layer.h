@@ -18,6 +18,7 @@ struct FusedMoeLayout {
   std::int64_t product1 = 0;                                  // [choices, w13.n] of x's type
   std::int64_t q2 = 0, scale2 = 0;
   std::int64_t product2 = 0;  // [choices, hidden] of x's type
+  std::int64_t largest = 0;   // two words, for backends that find a dynamic scale of a tensor in passes
   std::int64_t bytes = 0;
 };
 
@@ -56,6 +57,7 @@ inline bool fused_moe_layout(const FusedMoeProblem& problem, FusedMoeLayout& lay
   layout.q2 = place(rows, problem.intermediate(), 1);
   layout.scale2 = place(one_input_scale(problem.w2) ? 1 : rows, input_groups(problem.w2), 4);
   layout.product2 = place(rows, problem.hidden(), item);
+  layout.largest = place(2, 1, 4);
   layout.bytes = end;
   return fits;
 }

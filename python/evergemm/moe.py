@@ -239,6 +239,13 @@ def candidates(model: torch.nn.Module) -> list[Candidate]:
     return found
 
 
+def _has_kernels(device: torch.device) -> bool:
+    if device.type != "cuda":
+        return device.type == "cpu"
+    major, minor = torch.cuda.get_device_capability(device)
+    return torch.ops.evergemm.cutlass_group_gemm_supported(10 * major + minor)
+
+
 def why_not(candidate: Candidate, static: bool, largest_k: int | None) -> str:
     """Why these experts cannot be replaced, or an empty string. `largest_k`: of int8 products."""
     if not candidate.name:
@@ -250,8 +257,8 @@ def why_not(candidate: Candidate, static: bool, largest_k: int | None) -> str:
     weights = candidate.parameters()
     if any(w.dtype not in (torch.float32, torch.bfloat16, torch.float16) for w in weights):
         return f"its weights are {weights[0].dtype}; float32, bfloat16 and float16 can be quantized"
-    if any(w.is_meta or w.device.type != "cpu" for w in weights):
-        return f"its weights are on {weights[0].device}; the cpu has kernels for experts"
+    if any(w.is_meta or not _has_kernels(w.device) for w in weights):
+        return f"its weights are on {weights[0].device}; the cpu and Hopper have kernels for experts"
     if largest_k is not None and max(w.shape[-1] for w in weights) > largest_k:
         return f"{max(w.shape[-1] for w in weights)} input features: int8 sums are exact up to {largest_k}"
     if not all(bool(torch.isfinite(w).all()) for w in weights):
@@ -278,6 +285,7 @@ def quantized(
 
 def relative_error(candidate: Candidate, module: torch.nn.Module, x: torch.Tensor) -> float:
     """|quantized(x) - float(x)| / |float(x)| for rows x, whose choices are spread over the experts."""
+    x = x.to(candidate.parameters()[0].device)
     with torch.no_grad():
         if candidate.block:
             # the block's own forward, as a model of transformers 4 calls it: [batch, sequence, hidden] -> (hidden, logits)
@@ -286,7 +294,8 @@ def relative_error(candidate: Candidate, module: torch.nn.Module, x: torch.Tenso
             generator = torch.Generator().manual_seed(0)
             experts = module.num_experts
             index = torch.rand(x.shape[0], experts, generator=generator).argsort(1)[:, : min(candidate.top_k, experts)]
-            weights = torch.full(index.shape, 1 / max(index.shape[1], 1), dtype=x.dtype)
+            index = index.to(x.device)
+            weights = torch.full(index.shape, 1 / max(index.shape[1], 1), dtype=x.dtype, device=x.device)
             wanted, got = candidate.module(x, index, weights).double(), module(x, index, weights).double()
     size, difference = float(wanted.norm()), float((got - wanted).norm())
     return difference / size if size else (0.0 if difference == 0 else float("inf"))
@@ -308,9 +317,10 @@ def stored_bytes(module: torch.nn.Module) -> int:
 
 
 def row_name(module: torch.nn.Module, m: int, top_k: int, x_dtype: torch.dtype) -> str:
-    """The row that runs it for m tokens on this processor, or why none does."""
+    """The row that runs it for m tokens where its weights are, or why none does."""
     from . import _c_api
     from ._library import library
+    from .explanation import architecture_of
 
     experts = module.experts if isinstance(module, QuantMoEBlock) else module
 
@@ -328,6 +338,7 @@ def row_name(module: torch.nn.Module, m: int, top_k: int, x_dtype: torch.dtype) 
         *(None, None, None, 0, False, True, False),
     ]
     try:
-        return library.explain("fused_moe", values)["row"]
+        architecture = architecture_of(experts.w13.device)
+        return library.explain("fused_moe", values, None if architecture == "cpu" else architecture)["row"]
     except RuntimeError as error:
         return str(error)

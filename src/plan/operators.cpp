@@ -427,7 +427,18 @@ bool dropin_supports_block_fp8(std::int64_t capability) {
          runs_here(capability, DType::float8_e4m3fn, ScaleMode::BlockWise1x128, ScaleMode::BlockWise128x128);
 }
 
-// No architecture has grouped kernels in this library yet.
-bool dropin_supports_grouped(std::int64_t) { return false; }
+// Grouped products in the predecessor's range, 90 to 119.
+bool dropin_supports_grouped(std::int64_t capability) {
+  if (capability < 90 || capability > 119) return false;
+  const Architecture architecture = architecture_of(capability);
+  if (architecture == Architecture::cpu || !is_built(architecture)) return false;
+  GroupedGemmProblem problem;
+  problem.form = GroupedForm::dropin;
+  problem.experts = 1;
+  problem.rows = problem.n = problem.k = problem.a_stride = problem.b_stride = problem.out_stride = 128;
+  problem.input_dtype = DType::float8_e4m3fn;
+  Plan chosen;
+  return plan(problem, nominal_facts(architecture), chosen).ok();
+}
 
 }  // namespace evergemm

@@ -1,12 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 // Mixture-of-experts problem + facts -> plan. On the CPU a row is an instruction set (cpu_moe.h); the rows per expert,
-// which choose the dense kernel, are known where the plan runs. Knows no kernel and makes no device call.
+// which choose the dense kernel, are known where the plan runs. On GPUs routing, gathering and combining have one row each,
+// the same on every architecture, and products have those of their architecture (sm90_grouped.h). Knows no kernel and
+// makes no device call.
 #include <cstddef>
 #include <limits>
 
 #include "evergemm/moe_layer.h"
 #include "evergemm/plan.h"
 #include "plan/cpu_moe.h"
+#include "plan/sm90_grouped.h"
 #include "plan/validate_rules.h"
 
 namespace evergemm {
@@ -16,10 +19,6 @@ namespace {
 using plan_tables::cpu_grouped_workspace;
 using plan_tables::whole_lines;
 
-const char* operator_of(const MoeRouteProblem&) { return "moe_route"; }
-const char* operator_of(const MoeGatherQuantizeProblem&) { return "moe_gather_quantize"; }
-const char* operator_of(const MoeCombineProblem&) { return "moe_combine"; }
-const char* operator_of(const FusedMoeProblem&) { return "fused_moe"; }
 const char* operator_of(const GroupedGemmProblem& problem) {
   switch (problem.form) {
     case GroupedForm::ragged:
@@ -31,30 +30,31 @@ const char* operator_of(const GroupedGemmProblem& problem) {
   }
   return "cutlass_moe_mm";
 }
-const char* operator_of(const MoeDataProblem& problem) {
-  switch (problem.kind) {
-    case MoeDataKind::route:
-      return "get_cutlass_moe_mm_data";
-    case MoeDataKind::sizes_from_offsets:
-      return "get_cutlass_moe_mm_problem_sizes_from_expert_offsets";
-    case MoeDataKind::batched:
-      break;
-  }
-  return "get_cutlass_batched_moe_mm_data";
-}
 
-template <class Problem>
-Status cpu_plan(const Problem& problem, const DeviceFacts& facts, Plan& out) {
-  out = Plan();
-  out.architecture = facts.architecture;
-  if (facts.architecture != Architecture::cpu)
-    return validation::violation(operator_of(problem), "an architecture with kernels for mixture of experts (the cpu)",
-                                 name(facts.architecture),
-                                 "move the tensors to the cpu: no GPU has these kernels in this library yet");
+void cpu_plan(const DeviceFacts& facts, Plan& out) {
   out.row = plan_tables::cpu_moe_row(facts.instruction_set);
   out.name = plan_tables::kCpuMoeRows[static_cast<std::size_t>(out.row)].name;
   out.why = "the processor's instruction set";
-  return Status();
+}
+
+// What every GPU runs with the same kernels.
+Plan only_row(const DeviceFacts& facts, const char* gpu_row) {
+  Plan out;
+  out.architecture = facts.architecture;
+  if (facts.architecture == Architecture::cpu) {
+    cpu_plan(facts, out);
+  } else {
+    out.row = 0;
+    out.name = gpu_row;
+    out.why = "the only kernel";
+  }
+  return out;
+}
+
+Status no_products(const char* operator_name, const DeviceFacts& facts) {
+  return validation::violation(operator_name, "an architecture with grouped products (the cpu, sm90a)",
+                               name(facts.architecture),
+                               "move the tensors to the cpu or to a GPU of that architecture");
 }
 
 void set_accumulation(DType dtype, Plan& out) {
@@ -74,19 +74,29 @@ Status nothing_to_write(bool empty, Plan& out) {
 
 }  // namespace
 
-Status plan(const MoeRouteProblem& problem, const DeviceFacts& facts, Plan& out) {
-  return cpu_plan(problem, facts, out);
+Status plan(const MoeRouteProblem&, const DeviceFacts& facts, Plan& out) {
+  out = only_row(facts, "cuda_moe_route");
+  return Status();
 }
 
-Status plan(const MoeDataProblem& problem, const DeviceFacts& facts, Plan& out) {
-  return cpu_plan(problem, facts, out);
+Status plan(const MoeDataProblem&, const DeviceFacts& facts, Plan& out) {
+  out = only_row(facts, "cuda_moe_data");
+  return Status();
 }
 
 Status plan(const GroupedGemmProblem& problem, const DeviceFacts& facts, Plan& out) {
-  Status status = cpu_plan(problem, facts, out);
-  if (!status.ok()) return status;
-  set_accumulation(problem.input_dtype, out);
-  out.workspace_bytes = cpu_grouped_workspace(problem.experts);
+  out = Plan();
+  out.architecture = facts.architecture;
+  if (facts.architecture == Architecture::cpu) {
+    cpu_plan(facts, out);
+    set_accumulation(problem.input_dtype, out);
+    out.workspace_bytes = cpu_grouped_workspace(problem.experts);
+  } else if (facts.architecture == Architecture::sm90a) {
+    if (problem.rows == 0 || problem.n == 0) return nothing_to_write(true, out);
+    return plan_tables::plan_grouped_sm90(problem, facts, out);
+  } else {
+    return no_products(operator_of(problem), facts);
+  }
   return nothing_to_write(problem.rows == 0 || problem.n == 0, out);
 }
 
@@ -105,8 +115,8 @@ std::int64_t area(std::int64_t rows, std::int64_t columns, std::int64_t element_
 }  // namespace
 
 Status plan(const MoeGatherQuantizeProblem& problem, const DeviceFacts& facts, Plan& out) {
-  Status status = cpu_plan(problem, facts, out);
-  if (!status.ok()) return status;
+  out = only_row(facts, "cuda_moe_gather_quantize");
+  if (facts.architecture != Architecture::cpu) return Status();
   // Each token quantized once and then gathered, or the weighted rows of x.
   if (problem.row_weights != nullptr)
     out.workspace_bytes = whole_lines(area(problem.rows, problem.columns, size_in_bytes(problem.x_dtype)));
@@ -117,20 +127,37 @@ Status plan(const MoeGatherQuantizeProblem& problem, const DeviceFacts& facts, P
 }
 
 Status plan(const MoeCombineProblem& problem, const DeviceFacts& facts, Plan& out) {
-  Status status = cpu_plan(problem, facts, out);
-  return status.ok() ? nothing_to_write(problem.tokens == 0 || problem.columns == 0, out) : status;
+  out = only_row(facts, "cuda_moe_combine");
+  return nothing_to_write(problem.tokens == 0 || problem.columns == 0, out);
 }
 
 Status plan(const FusedMoeProblem& problem, const DeviceFacts& facts, Plan& out) {
-  Status status = cpu_plan(problem, facts, out);
-  if (!status.ok()) return status;
-  set_accumulation(problem.weight_dtype, out);
+  out = only_row(facts, "cuda_moe_layer");
+  out.why = "the steps of the layer, each with its own row";
   FusedMoeLayout layout;
   if (!fused_moe_layout(problem, layout))
     return validation::violation("fused_moe", "a workspace of less than 2^63 bytes", "a larger one",
                                  "split the tokens");
-  out.workspace_bytes = layout.bytes + cpu_grouped_workspace(problem.route.experts);
-  return nothing_to_write(problem.route.tokens == 0 || problem.hidden() == 0, out);
+  if (facts.architecture == Architecture::cpu) {
+    cpu_plan(facts, out);
+    set_accumulation(problem.weight_dtype, out);
+    out.workspace_bytes = layout.bytes + cpu_grouped_workspace(problem.route.experts);
+    return nothing_to_write(problem.route.tokens == 0 || problem.hidden() == 0, out);
+  }
+  if (facts.architecture != Architecture::sm90a) return no_products("fused_moe", facts);
+  if (problem.route.tokens == 0 || problem.hidden() == 0) return nothing_to_write(true, out);
+  // Addresses in a workspace that is not there yet, as aligned as it will be.
+  void* const stand_in = reinterpret_cast<void*>(std::uintptr_t{256});
+  const FusedMoeSteps steps = fused_moe_steps(problem, layout, stand_in);
+  out.workspace_bytes = layout.bytes;
+  for (const GroupedGemmProblem* product : {&steps.product1, &steps.product2}) {
+    Plan of_product;
+    const Status status = plan(*product, facts, of_product);
+    if (!status.ok()) return status;
+    out.accumulation = of_product.accumulation;
+    out.workspace_bytes += whole_lines(of_product.workspace_bytes);
+  }
+  return Status();
 }
 
 }  // namespace evergemm

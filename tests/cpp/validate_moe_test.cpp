@@ -731,23 +731,46 @@ TEST(ValidateMoe, ResultsInTheOrderOfTheSchema) {
   EXPECT_EQ(gather.outputs[1].sizes[1], 3);
 }
 
-TEST(ValidateMoe, NoGpuHasTheseKernels) {
-  DeviceFacts facts;
-  ASSERT_TRUE(facts_named("sm90a", facts));
-  for (const char* name : {"moe_route", "grouped_scaled_mm", "grouped_scaled_mm_masked", "moe_gather_quantize",
-                           "moe_combine", "fused_moe", "cutlass_moe_mm", "get_cutlass_moe_mm_data",
-                           "get_cutlass_moe_mm_problem_sizes_from_expert_offsets", "get_cutlass_batched_moe_mm_data"}) {
-    Prepared prepared;
-    ASSERT_EQ(good(name).prepare(prepared), "");
-    Plan chosen;
-    const Status status =
-        std::visit([&](const auto& problem) { return plan(problem, facts, chosen); }, prepared.problem);
-    EXPECT_EQ(status.text(),
-              std::string(name) +
-                  ": expected an architecture with kernels for mixture of experts (the cpu); got sm90a; fix: "
-                  "move the tensors to the cpu: no GPU has these kernels in this library yet.");
-    EXPECT_FALSE(dropin_supports_grouped(90));
-  }
+TEST(ValidateMoe, GpusAndWhatTheyRun) {
+  struct Expected {
+    const char* name;
+    const char* row;  // on every GPU; null: products, which Hopper has
+  };
+  const Expected all[] = {{"moe_route", "cuda_moe_route"},
+                          {"grouped_scaled_mm", nullptr},
+                          {"grouped_scaled_mm_masked", nullptr},
+                          {"moe_gather_quantize", "cuda_moe_gather_quantize"},
+                          {"moe_combine", "cuda_moe_combine"},
+                          {"fused_moe", nullptr},
+                          {"cutlass_moe_mm", nullptr},
+                          {"get_cutlass_moe_mm_data", "cuda_moe_data"},
+                          {"get_cutlass_moe_mm_problem_sizes_from_expert_offsets", "cuda_moe_data"},
+                          {"get_cutlass_batched_moe_mm_data", "cuda_moe_data"}};
+  for (const char* architecture : {"sm75", "sm80", "sm90a", "sm120"})
+    for (const Expected& expected : all) {
+      DeviceFacts facts;
+      ASSERT_TRUE(facts_named(architecture, facts));
+      Prepared prepared;
+      ASSERT_EQ(good(expected.name).prepare(prepared), "");
+      Plan chosen;
+      const Status status =
+          std::visit([&](const auto& problem) { return plan(problem, facts, chosen); }, prepared.problem);
+      if (expected.row != nullptr) {
+        EXPECT_EQ(status.text(), "");
+        EXPECT_STREQ(chosen.name, expected.row);
+        EXPECT_EQ(chosen.workspace_bytes, 0);
+      } else if (facts.architecture == Architecture::sm90a) {
+        EXPECT_EQ(status.text(), "");
+        EXPECT_GE(chosen.row, 0);
+      } else {
+        EXPECT_EQ(status.text(), std::string(expected.name) +
+                                     ": expected an architecture with grouped products (the cpu, sm90a); got " +
+                                     architecture +
+                                     "; fix: move the tensors to the cpu or to a GPU of that architecture.");
+      }
+    }
+  EXPECT_EQ(dropin_supports_grouped(90), is_built(Architecture::sm90a));
+  EXPECT_FALSE(dropin_supports_grouped(89) || dropin_supports_grouped(120) || dropin_supports_grouped(-1));
 }
 
 }  // namespace

@@ -347,12 +347,26 @@ def test_export():
         assert same_bits(program.module()(*inputs), layer(*inputs))
 
 
+def grouped_values() -> list:
+    return [
+        _c_api.TensorArgument((4, 64), "int8"),
+        _c_api.TensorArgument((3, 64, 32), "int8", (64 * 32, 1, 64)),
+        _c_api.TensorArgument((1,), "float32"),
+        _c_api.TensorArgument((3,), "float32"),
+        _c_api.TensorArgument((4,), "int32"),
+        _c_api.DTypeArgument("bfloat16"),
+        True,
+        False,
+    ]
+
+
 @pytest.mark.parametrize(
-    "name, values",
+    "name, row, values",
     [
-        ("moe_route", [_c_api.TensorArgument((4, 2), "int32"), 8, None]),
+        ("moe_route", "cuda_moe_route", [_c_api.TensorArgument((4, 2), "int32"), 8, None]),
         (
             "moe_combine",
+            "cuda_moe_combine",
             [
                 _c_api.TensorArgument((4, 2), "bfloat16"),
                 _c_api.TensorArgument((4, 2), "int32"),
@@ -363,13 +377,20 @@ def test_export():
     ],
     ids=["moe_route", "moe_combine"],
 )
-def test_a_gpu_is_refused_by_name(name, values):
+def test_every_gpu_routes_and_combines(name, row, values):
     assert _library.library.explain(name, values, "cpu")["row"].startswith("cpu_moe_")
+    for architecture in ("sm75", "sm80", "sm90a", "sm120"):
+        assert _library.library.explain(name, values, architecture)["row"] == row
+
+
+def test_products_are_refused_by_name_where_there_are_none():
+    assert _library.library.explain("grouped_scaled_mm", grouped_values(), "cpu")["row"].startswith("cpu_moe_")
+    assert _library.library.explain("grouped_scaled_mm", grouped_values(), "sm90a")["row"].startswith("sm90_")
     with pytest.raises(RuntimeError) as caught:
-        _library.library.explain(name, values, "sm90a")
+        _library.library.explain("grouped_scaled_mm", grouped_values(), "sm80")
     assert str(caught.value) == (
-        f"{name}: expected an architecture with kernels for mixture of experts (the cpu); got sm90a; fix: move the tensors "
-        "to the cpu: no GPU has these kernels in this library yet."
+        "grouped_scaled_mm: expected an architecture with grouped products (the cpu, sm90a); got sm80; fix: move the tensors "
+        "to the cpu or to a GPU of that architecture."
     )
 
 

@@ -1,0 +1,52 @@
+// SPDX-License-Identifier: Apache-2.0
+// The kernels of mixture of experts besides the products, for moe_run.cpp: what each does and which operands it needs.
+// Every launch may start while the kernel before it ends. Must not go here: choices between architectures, checks.
+#pragma once
+#include <cuda_runtime.h>
+
+#include <cstdint>
+
+#include "evergemm/moe.h"
+
+namespace evergemm::cuda {
+
+// ---- moe_route.cu ---------------------------------------------------------------------------------------------------
+
+// One launch. source_row null: not written. cleared: kClearedWords words that become 0 before the next kernel, or null.
+// clusters: whether the device has thread block clusters.
+inline constexpr int kClearedWords = 2;
+cudaError_t launch_route(const MoeRouteProblem& problem, std::uint32_t* cleared, bool clusters, cudaStream_t stream);
+// The data operators: one launch each.
+cudaError_t launch_moe_data(const MoeDataProblem& problem, bool clusters, cudaStream_t stream);
+
+// ---- moe_rows.cu ----------------------------------------------------------------------------------------------------
+
+// Rows that are quantized, and where each comes from and goes to.
+struct RoutedRows {
+  QuantizeProblem quantize;  // x, q, scales, scheme; source copy or activation; `rows`: at most so many
+  // Row r of q is made of row source_row[r] of x; outside [0, tokens): zeros with scale 1. Null data: of row r.
+  Indices source_row;
+  std::int64_t tokens = 0;
+  // Row r of x goes to the rows slot[r, 0 .. top_k) of q, those outside [0, slot_rows) left out. Null: to row r.
+  const std::int32_t* slot = nullptr;
+  std::int64_t top_k = 0, slot_rows = 0;
+  // x is multiplied by row_weights[r] rounded to x's type, and rounded to it, first. Null: it is not.
+  const float* row_weights = nullptr;
+  std::int64_t row_weights_stride = 0;
+  const std::int32_t* row_count = nullptr;  // on the device, at most quantize.rows; null: quantize.rows
+  // per_tensor: the bits of the largest magnitude, found before (launch_largest_magnitude).
+  const std::uint32_t* largest = nullptr;
+  // per_tensor, with_given_scale: where the one scale is stored, or null. quantize.scale is with_given_scale's input.
+  float* one_scale = nullptr;
+};
+
+// One launch. Schemes: per_row, per_block of 1 x group_columns, with_given_scale (one value), per_tensor (`largest` given).
+cudaError_t launch_quantize_routed(const RoutedRows& rows, cudaStream_t stream);
+// largest = the larger of it and the magnitudes of all values that launch_quantize_routed would quantize; 0 before.
+cudaError_t launch_largest_magnitude(const RoutedRows& rows, std::uint32_t* largest, cudaStream_t stream);
+
+// ---- moe_combine.cu -------------------------------------------------------------------------------------------------
+
+cudaError_t launch_combine(const MoeCombineProblem& problem, cudaStream_t stream);
+
+}  // namespace evergemm::cuda

@@ -1,0 +1,366 @@
+// SPDX-License-Identifier: Apache-2.0
+// Quantizes the rows of a mixture of experts straight to where the products read them: gathered by source_row, scattered to
+// slots, or in place behind an activation, with a row count that the device knows. The arithmetic of a value is
+// quantize_values.cuh's. Must not go here: rows that no routing moves (quantize_rows.cu, quantize_blocks.cu).
+#include <cuda_runtime.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <limits>
+
+#include "cuda/moe_kernels.h"
+#include "cuda/quantize_kernels.h"
+#include "cuda/quantize_values.cuh"
+#include "evergemm/moe_index.h"
+
+namespace evergemm::cuda {
+namespace {
+
+constexpr int kMostThreads = 512, kMostVectors = 4;  // of a row, and the vectors of it that a thread keeps
+constexpr int kBlockThreads = 256;                   // several narrow rows share a block of about so many
+constexpr std::int64_t kFewRows = 264;
+constexpr int kAnyThreads = 256;
+constexpr std::int64_t kMostAnyBlocks = 132 * 16;
+
+__device__ __forceinline__ std::uint32_t warp_maximum(std::uint32_t value) {
+#if __CUDA_ARCH__ >= 800
+  return __reduce_max_sync(~0u, value);
+#else
+#pragma unroll
+  for (int distance = kWarp / 2; distance > 0; distance /= 2) value = max(value, __shfl_xor_sync(~0u, value, distance));
+  return value;
+#endif
+}
+
+__device__ __forceinline__ std::int64_t rows_of(const RoutedRows& r) {
+  return r.row_count == nullptr ? r.quantize.rows : limited(*r.row_count, 0, r.quantize.rows);
+}
+
+// The row of x that row `row` reads, -1 where none is.
+__device__ __forceinline__ std::int64_t source_of(const RoutedRows& r, std::int64_t row) {
+  if (r.source_row.data == nullptr) return row;
+  const std::int64_t source = read_index(r.source_row, row);
+  return source >= 0 && source < r.tokens ? source : -1;
+}
+
+template <class Element>
+__device__ __forceinline__ float rounded(float value) {
+  return Element::widen(Element::narrow(value));
+}
+
+// Calls body(row of q) for each place that row `row` goes to.
+template <class Body>
+__device__ __forceinline__ void for_destinations(const RoutedRows& r, std::int64_t row, const Body& body) {
+  if (r.slot == nullptr) return body(row);
+  for (std::int64_t choice = 0; choice < r.top_k; ++choice) {
+    const std::int64_t to = r.slot[row * r.top_k + choice];
+    if (to >= 0 && to < r.slot_rows) body(to);
+  }
+}
+
+// The one scale of per_tensor and with_given_scale; every block reads it, the first one stores it.
+__device__ __forceinline__ float one_scale_of(const RoutedRows& r) {
+  const float scale = r.quantize.scheme == QuantizeScheme::per_tensor ? scale_of_block(r.quantize, *r.largest)
+                                                                      : *static_cast<const float*>(r.quantize.scale);
+  if (r.one_scale != nullptr && blockIdx.x == 0 && threadIdx.x == 0 && threadIdx.y == 0) *r.one_scale = scale;
+  return scale;
+}
+
+// blockDim.y rows a block, blockDim.x threads a row. As in quantize_rows: threads past a row's end compute with its last
+// vector and store nothing. lanes: that share a scale block within a row, or 0 where the block is the whole row.
+template <class Element, bool kActivation, int kVectors>
+__global__ void __launch_bounds__(kMostThreads) quantize_routed(const __grid_constant__ RoutedRows r, const int lanes) {
+  __shared__ std::uint32_t scratch[kMostThreads / kWarp];
+  wait_for_previous_kernel();
+  const QuantizeProblem& p = r.quantize;
+  const std::int64_t count = rows_of(r), first = std::int64_t{blockIdx.x} * blockDim.y;
+  float one_scale = 1.0f;
+  const bool given = p.scheme == QuantizeScheme::with_given_scale, of_tensor = p.scheme == QuantizeScheme::per_tensor;
+  if (given || of_tensor) one_scale = one_scale_of(r);
+  if (first >= count) return;
+  const bool active = first + threadIdx.y < count;
+  const std::int64_t row = active ? first + threadIdx.y : count - 1;
+  const std::int64_t source = source_of(r, row);
+
+  const int vectors = static_cast<int>(p.columns / kVector);
+  using Bits = typename Element::Bits;
+  int vector[kVectors];
+  float values[kVectors][kVector];
+  if (source < 0) {
+#pragma unroll
+    for (int i = 0; i < kVectors; ++i) {
+      vector[i] = static_cast<int>(threadIdx.x + i * blockDim.x);
+#pragma unroll
+      for (int e = 0; e < kVector; ++e) values[i][e] = 0.0f;
+    }
+  } else {
+    const Bits* x = static_cast<const Bits*>(p.x) + source * p.x_stride;
+    Vector<Element> inputs[kVectors];
+#pragma unroll
+    for (int i = 0; i < kVectors; ++i) {
+      vector[i] = static_cast<int>(threadIdx.x + i * blockDim.x);
+      inputs[i] = Vector<Element>::load(x, min(vector[i], vectors - 1) * kVector);
+    }
+    if constexpr (kActivation) {
+      Vector<Element> up[kVectors];
+      if (p.gated) {
+#pragma unroll
+        for (int i = 0; i < kVectors; ++i)
+          up[i] = Vector<Element>::load(x, p.columns + min(vector[i], vectors - 1) * kVector);
+      }
+#pragma unroll
+      for (int i = 0; i < kVectors; ++i) {
+        inputs[i].widen(values[i]);
+#pragma unroll
+        for (int e = 0; e < kVector; ++e) values[i][e] = activated(p.activation, values[i][e]);
+        if (!p.gated) continue;
+        float factor[kVector];
+        up[i].widen(factor);
+#pragma unroll
+        for (int e = 0; e < kVector; ++e) values[i][e] = numerics::mul32(values[i][e], factor[e]);
+      }
+    } else {
+      const float weight =
+          r.row_weights == nullptr ? 1.0f : rounded<Element>(r.row_weights[row * r.row_weights_stride]);
+#pragma unroll
+      for (int i = 0; i < kVectors; ++i) {
+        inputs[i].widen(values[i]);
+        if (r.row_weights == nullptr) continue;
+#pragma unroll
+        for (int e = 0; e < kVector; ++e) values[i][e] = rounded<Element>(numerics::mul32(values[i][e], weight));
+      }
+    }
+  }
+
+  const bool of_row = !given && !of_tensor && lanes == 0;
+  if (of_row) {
+    std::uint32_t absmax = 0;
+#pragma unroll
+    for (int i = 0; i < kVectors; ++i)
+#pragma unroll
+      for (int e = 0; e < kVector; ++e) absmax = max(absmax, magnitude_bits(values[i][e]));
+    absmax = warp_maximum(absmax);
+    if (blockDim.x > kWarp) {
+      const unsigned row_warps = blockDim.x / kWarp, lane = threadIdx.x % kWarp;
+      std::uint32_t* const of_warps = scratch + threadIdx.y * row_warps;
+      if (lane == 0) of_warps[threadIdx.x / kWarp] = absmax;
+      __syncthreads();
+      absmax = warp_maximum(lane < row_warps ? of_warps[lane] : 0u);
+    }
+    one_scale = scale_of_block(p, absmax);
+    if (active && threadIdx.x == 0)
+      for_destinations(r, row, [&](std::int64_t to) { store_scale(p, to, 0, one_scale); });
+  }
+
+#pragma unroll
+  for (int i = 0; i < kVectors; ++i) {
+    float scale = one_scale;
+    const bool stores = active && vector[i] < vectors;
+    if (!given && !of_tensor && !of_row) {
+      std::uint32_t absmax = 0;
+#pragma unroll
+      for (int e = 0; e < kVector; ++e) absmax = max(absmax, magnitude_bits(values[i][e]));
+      for (int distance = lanes / 2; distance > 0; distance /= 2)
+        absmax = max(absmax, __shfl_xor_sync(~0u, absmax, distance));
+      scale = scale_of_block(p, absmax);
+      const int group_shift = __ffs(lanes) - 1;
+      if (stores && vector[i] % lanes == 0)
+        for_destinations(r, row, [&](std::int64_t to) { store_scale(p, to, vector[i] >> group_shift, scale); });
+    }
+    float quotients[kVector];
+    Divider(scale).divide(values[i], quotients, given);
+    std::uint32_t words[2] = {0u, 0u};
+    if (source >= 0) {  // whatever the one scale is (NaN too), a row that nothing is gathered for is 0
+#pragma unroll
+      for (int w = 0; w < 2; ++w) {
+        const float* four = &quotients[w * 4];
+        words[w] =
+            p.q_dtype == DType::int8
+                ? round_int8(four[0]) | round_int8(four[1]) << 8 | round_int8(four[2]) << 16 | round_int8(four[3]) << 24
+                : round_float8_pair(four[0], four[1]) | round_float8_pair(four[2], four[3]) << 16;
+      }
+    }
+    if (stores)
+      for_destinations(r, row, [&](std::int64_t to) {
+        *reinterpret_cast<uint2*>(static_cast<std::uint8_t*>(p.q) + to * p.q_stride + vector[i] * kVector) =
+            make_uint2(words[0], words[1]);
+      });
+  }
+  allow_next_kernel();
+}
+
+// ---- element by element: any alignment, any group -------------------------------------------------------------------
+
+template <class Element>
+__device__ __forceinline__ float value_at(const RoutedRows& r, std::int64_t row, std::int64_t source,
+                                          std::int64_t column) {
+  const QuantizeProblem& p = r.quantize;
+  const auto* x = static_cast<const typename Element::Bits*>(p.x) + source * p.x_stride;
+  float value = Element::widen(x[column]);
+  if (p.source == QuantizeSource::activation) {
+    value = activated(p.activation, value);
+    return p.gated ? numerics::mul32(value, Element::widen(x[p.columns + column])) : value;
+  }
+  if (r.row_weights == nullptr) return value;
+  return rounded<Element>(numerics::mul32(value, rounded<Element>(r.row_weights[row * r.row_weights_stride])));
+}
+
+// The same value in every thread.
+__device__ __forceinline__ std::uint32_t block_maximum(std::uint32_t value,
+                                                       std::uint32_t (&scratch)[kAnyThreads / kWarp]) {
+  value = warp_maximum(value);
+  __syncthreads();
+  if (threadIdx.x % kWarp == 0) scratch[threadIdx.x / kWarp] = value;
+  __syncthreads();
+  return warp_maximum(threadIdx.x % kWarp < kAnyThreads / kWarp ? scratch[threadIdx.x % kWarp] : 0u);
+}
+
+// A block of threads a scale block of a row; it reads its values twice.
+template <class Element>
+__global__ void __launch_bounds__(kAnyThreads)
+    quantize_routed_any(const __grid_constant__ RoutedRows r, const std::int64_t groups) {
+  __shared__ std::uint32_t scratch[kAnyThreads / kWarp];
+  wait_for_previous_kernel();
+  const QuantizeProblem& p = r.quantize;
+  const bool given = p.scheme == QuantizeScheme::with_given_scale, of_tensor = p.scheme == QuantizeScheme::per_tensor;
+  float scale = 1.0f;
+  if (given || of_tensor) scale = one_scale_of(r);
+  const std::int64_t blocks = rows_of(r) * groups;
+  for (std::int64_t block = blockIdx.x; block < blocks; block += gridDim.x) {
+    const std::int64_t row = block / groups, group = block % groups, source = source_of(r, row);
+    const std::int64_t begin = groups > 1 ? group * p.group_columns : 0,
+                       end = groups > 1 ? min(p.columns, begin + p.group_columns) : p.columns;
+    if (!given && !of_tensor) {
+      std::uint32_t absmax = 0;
+      if (source >= 0)
+        for (std::int64_t column = begin + threadIdx.x; column < end; column += kAnyThreads)
+          absmax = max(absmax, magnitude_bits(value_at<Element>(r, row, source, column)));
+      scale = scale_of_block(p, block_maximum(absmax, scratch));
+      if (threadIdx.x == 0) for_destinations(r, row, [&](std::int64_t to) { store_scale(p, to, group, scale); });
+    }
+    const Divider divide(scale);
+    for (std::int64_t column = begin + threadIdx.x; column < end; column += kAnyThreads) {
+      const float quotient = source >= 0 ? divide(value_at<Element>(r, row, source, column)) : 0.0f;
+      for_destinations(r, row, [&](std::int64_t to) { store_quantized(p, to * p.q_stride + column, quotient); });
+    }
+  }
+  allow_next_kernel();
+}
+
+template <class Element>
+__global__ void __launch_bounds__(kAnyThreads)
+    find_largest(const __grid_constant__ RoutedRows r, std::uint32_t* const largest) {
+  __shared__ std::uint32_t scratch[kAnyThreads / kWarp];
+  wait_for_previous_kernel();
+  std::uint32_t absmax = 0;
+  for (std::int64_t row = blockIdx.x; row < rows_of(r); row += gridDim.x) {
+    const std::int64_t source = source_of(r, row);
+    if (source < 0) continue;
+    for (std::int64_t column = threadIdx.x; column < r.quantize.columns; column += kAnyThreads)
+      absmax = max(absmax, magnitude_bits(value_at<Element>(r, row, source, column)));
+  }
+  absmax = block_maximum(absmax, scratch);
+  if (threadIdx.x == 0 && absmax != 0) atomicMax(largest, absmax);  // integers: no order to depend on
+  allow_next_kernel();
+}
+
+// ---- launches -------------------------------------------------------------------------------------------------------
+
+// Lanes that share a group; 0 for a whole row, -1 where a warp cannot reduce it.
+int lanes_of_group(const QuantizeProblem& p) {
+  if (p.scheme != QuantizeScheme::per_block) return 0;
+  const std::int64_t lanes = p.group_columns / kVector;
+  const bool fits = p.group_columns % kVector == 0 && lanes >= 1 && lanes <= kWarp && (lanes & (lanes - 1)) == 0;
+  return fits ? static_cast<int>(lanes) : -1;
+}
+
+bool aligned(const void* pointer, std::int64_t stride_bytes, std::int64_t bytes) {
+  return reinterpret_cast<std::uintptr_t>(pointer) % static_cast<std::uintptr_t>(bytes) == 0 &&
+         stride_bytes % bytes == 0;
+}
+
+bool by_vectors(const QuantizeProblem& p) {
+  const std::int64_t element = size_in_bytes(p.x_dtype);
+  return p.columns >= kVector && p.columns % kVector == 0 &&
+         p.columns <= std::int64_t{kMostThreads} * kMostVectors * kVector && lanes_of_group(p) >= 0 &&
+         p.rows <= std::numeric_limits<std::int32_t>::max() && aligned(p.x, p.x_stride * element, 16) &&
+         aligned(p.q, p.q_stride, kVector);
+}
+
+template <class Element, bool kActivation>
+const void* kernel_of(int vectors) {
+  if (vectors == 1) return reinterpret_cast<const void*>(&quantize_routed<Element, kActivation, 1>);
+  if (vectors == 2) return reinterpret_cast<const void*>(&quantize_routed<Element, kActivation, 2>);
+  return reinterpret_cast<const void*>(&quantize_routed<Element, kActivation, kMostVectors>);
+}
+template <class Element>
+const void* kernel_of(const QuantizeProblem& p, int vectors) {
+  return p.source == QuantizeSource::activation ? kernel_of<Element, true>(vectors)
+                                                : kernel_of<Element, false>(vectors);
+}
+
+cudaError_t launch(const void* kernel, dim3 grid, dim3 block, cudaStream_t stream, void** arguments) {
+  cudaLaunchConfig_t config{};
+  config.gridDim = grid;
+  config.blockDim = block;
+  config.stream = stream;
+  cudaLaunchAttribute attribute{};
+  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attribute.val.programmaticStreamSerializationAllowed = 1;
+  config.attrs = &attribute;
+  config.numAttrs = 1;
+  return cudaLaunchKernelExC(&config, kernel, arguments);
+}
+
+cudaError_t launch_by_vectors(const RoutedRows& rows, cudaStream_t stream) {
+  const QuantizeProblem& p = rows.quantize;
+  // Few rows: a vector a thread, for the shortest way. Many: more loads in flight, and narrow rows share a block.
+  const std::int64_t vectors = p.columns / kVector;
+  const bool few = p.rows <= kFewRows && vectors <= kMostThreads;
+  const int kept = few || vectors <= kWarp ? 1 : vectors <= 2 * kWarp ? 2 : kMostVectors;
+  const std::int64_t threads = ((vectors + kept - 1) / kept + kWarp - 1) / kWarp * kWarp;
+  const std::int64_t block_rows = few ? 1 : std::max<std::int64_t>(1, kBlockThreads / threads);
+  const void* kernel = p.x_dtype == DType::bfloat16  ? kernel_of<Bfloat16>(p, kept)
+                       : p.x_dtype == DType::float16 ? kernel_of<Float16>(p, kept)
+                                                     : kernel_of<Float32>(p, kept);
+  RoutedRows argument = rows;
+  int lanes = lanes_of_group(p);
+  void* arguments[] = {&argument, &lanes};
+  const auto blocks = static_cast<unsigned>((std::max<std::int64_t>(p.rows, 1) - 1) / block_rows + 1);
+  return launch(kernel, dim3(blocks), dim3(static_cast<unsigned>(threads), static_cast<unsigned>(block_rows)), stream,
+                arguments);
+}
+
+}  // namespace
+
+cudaError_t launch_quantize_routed(const RoutedRows& rows, cudaStream_t stream) {
+  const QuantizeProblem& p = rows.quantize;
+  // Without rows a tensor still has its one scale; without columns a row has its own.
+  if (p.rows == 0 && rows.one_scale == nullptr) return cudaSuccess;
+  if (by_vectors(p)) return launch_by_vectors(rows, stream);
+  const bool in_groups = p.scheme == QuantizeScheme::per_block;
+  std::int64_t groups = in_groups ? (p.columns + p.group_columns - 1) / p.group_columns : 1;
+  if (groups == 0) return cudaSuccess;
+  const void* kernel = p.x_dtype == DType::bfloat16  ? reinterpret_cast<const void*>(&quantize_routed_any<Bfloat16>)
+                       : p.x_dtype == DType::float16 ? reinterpret_cast<const void*>(&quantize_routed_any<Float16>)
+                                                     : reinterpret_cast<const void*>(&quantize_routed_any<Float32>);
+  const std::int64_t blocks = p.rows > kMostAnyBlocks / groups ? kMostAnyBlocks : p.rows * groups;
+  RoutedRows argument = rows;
+  void* arguments[] = {&argument, &groups};
+  return launch(kernel, dim3(static_cast<unsigned>(std::max<std::int64_t>(blocks, 1))), dim3(kAnyThreads), stream,
+                arguments);
+}
+
+cudaError_t launch_largest_magnitude(const RoutedRows& rows, std::uint32_t* largest, cudaStream_t stream) {
+  const QuantizeProblem& p = rows.quantize;
+  if (p.rows == 0 || p.columns == 0) return cudaSuccess;
+  const void* kernel = p.x_dtype == DType::bfloat16  ? reinterpret_cast<const void*>(&find_largest<Bfloat16>)
+                       : p.x_dtype == DType::float16 ? reinterpret_cast<const void*>(&find_largest<Float16>)
+                                                     : reinterpret_cast<const void*>(&find_largest<Float32>);
+  RoutedRows argument = rows;
+  void* arguments[] = {&argument, &largest};
+  return launch(kernel, dim3(static_cast<unsigned>(std::min(p.rows, kMostAnyBlocks))), dim3(kAnyThreads), stream,
+                arguments);
+}
+
+}  // namespace evergemm::cuda
