@@ -132,6 +132,7 @@ void call_boxed(const Schema& schema, const Operator& self, StableIValue* stack,
   raise(choose(prepared, scope.facts(), chosen));
   if (chosen.row >= 0) {
     RunContext context = scope.context();
+    context.overlap = prepared.overlap;
     OwnedTensor workspace;
     if (chosen.workspace_bytes > 0) {
       constexpr std::int64_t alignment = 256;  // run.h's promise; torch's CPU allocator gives 64

@@ -27,7 +27,7 @@ constexpr std::array kTensorSchemas = {
     "*, "
     "Tensor(a!) out) -> ()",
     "_scaled_mm_row(Tensor a, Tensor b, Tensor scale_a, Tensor scale_b, Tensor? azp_adj, Tensor? azp, Tensor? bias, "
-    "ScalarType out_dtype, bool fast_accumulation, bool deterministic, int row) -> Tensor",
+    "ScalarType out_dtype, bool fast_accumulation, bool deterministic, int row, bool overlap=True) -> Tensor",
 
     "quantize_per_tensor(Tensor x, ScalarType dtype) -> (Tensor q, Tensor scale)",
     "quantize_per_tensor.out(Tensor x, *, Tensor(a!) out_q, Tensor(b!) out_scale) -> ()",

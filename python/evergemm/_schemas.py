@@ -16,7 +16,7 @@ TENSOR_OPERATORS = (
     "scaled_mm_azp.out(Tensor a, Tensor b, Tensor scale_a, Tensor scale_b, Tensor azp_adj, Tensor? azp, Tensor? bias, "
     "*, Tensor(a!) out) -> ()",
     "_scaled_mm_row(Tensor a, Tensor b, Tensor scale_a, Tensor scale_b, Tensor? azp_adj, Tensor? azp, Tensor? bias, "
-    "ScalarType out_dtype, bool fast_accumulation, bool deterministic, int row) -> Tensor",
+    "ScalarType out_dtype, bool fast_accumulation, bool deterministic, int row, bool overlap=True) -> Tensor",
     "quantize_per_tensor(Tensor x, ScalarType dtype) -> (Tensor q, Tensor scale)",
     "quantize_per_tensor.out(Tensor x, *, Tensor(a!) out_q, Tensor(b!) out_scale) -> ()",
     "quantize_static(Tensor x, Tensor scale, ScalarType dtype) -> Tensor",

@@ -84,7 +84,7 @@ Status prepare_scaled_mm_azp(const Operator& self, Arguments values, Prepared& p
 }
 
 Status prepare_scaled_mm_row(const Operator& self, Arguments values, Prepared& prepared) {
-  Status status = Reader::check(self, values, "tttttttdbbi");
+  Status status = Reader::check(self, values, "tttttttdbbib");
   if (!status.ok()) return status;
   Reader read(values);
   ScaledMmArguments arguments;
@@ -102,6 +102,7 @@ Status prepare_scaled_mm_row(const Operator& self, Arguments values, Prepared& p
   prepared.row = static_cast<std::int32_t>(std::clamp<std::int64_t>(read.integer(), -1, INT32_MAX));
   if (prepared.row < 0)
     return validation::violation(self.name, "row of at least 0", "a negative number", "choose a row of the table");
+  prepared.overlap = read.boolean();
   return prepare_gemm(self, arguments, prepared);
 }
 

@@ -40,6 +40,7 @@ struct Prepared {
                MoeGatherQuantizeProblem, MoeCombineProblem, FusedMoeProblem, MoeDataProblem>
       problem;
   std::int32_t row = -1;          // _scaled_mm_row: the forced row
+  bool overlap = true;            // _scaled_mm_row: RunContext::overlap
   std::int32_t output_count = 0;  // results of the functional form, in the order of the schema; 0 for out variants
   OutputSpec outputs[3];
 

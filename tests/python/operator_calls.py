@@ -191,7 +191,10 @@ CALLS = (
     Call("scaled_mm.out", lambda: {**_gemm(FP8), **_bias(), **_options(), **_out()}, _GEMM_OUT, ("out",)),
     Call("scaled_mm_azp", lambda: {**_gemm(), **_azp(), "out_dtype": torch.bfloat16}),
     Call("scaled_mm_azp.out", lambda: {**_gemm(), **_azp(), **_out()}, ("out",), ("out",)),
-    Call("_scaled_mm_row", lambda: {**_gemm(), **_azp(), "out_dtype": torch.bfloat16, **_options(), "row": 0}),
+    Call(
+        "_scaled_mm_row",
+        lambda: {**_gemm(), **_azp(), "out_dtype": torch.bfloat16, **_options(), "row": 0, "overlap": True},
+    ),
     Call("quantize_per_tensor", lambda: {"x": _x(), "dtype": torch.int8}),
     Call("quantize_per_tensor.out", lambda: {"x": _x(), "out_q": _q(), "out_scale": torch.empty(1)}, _PAIR, _PAIR),
     Call("quantize_static", lambda: {"x": _x(), "scale": torch.rand(M, 1) + 0.5, "dtype": FP8}),
