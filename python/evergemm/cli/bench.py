@@ -2,8 +2,9 @@
 """`evergemm bench`: the operators against torch's on the shapes of real models; a table, a CSV and a roofline picture.
 
 One process, implementations in turns, weights rotated so that they come from memory, evergemm's result checked before it is
-timed, read bandwidth measured in the same run. `--cpu-report` measures the lines of docs/performance.md and writes them
-there. Must not go here: clocks (timing.py), candidates and checks (peers.py), drawing (charts.py).
+timed, read bandwidth measured in the same run. `--cpu-report` and `--gpu-report` measure the lines of docs/performance.md and
+write them there. Must not go here: clocks (timing.py), candidates and checks (peers.py), the GPU's (gpu_bench.py), drawing
+(charts.py).
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ PRESETS = {
     "minilm": ("1536x384", "384x1536", "384x384"),
 }
 _DEFAULT_SHAPES, _DEFAULT_ROWS = "L1,D1", "1,32"
-_BEGIN, _END = "<!-- cpu-report:begin -->", "<!-- cpu-report:end -->"
+_GPU_ROWS = "1,16,64,256,1024"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -359,20 +360,26 @@ def cpu_report(rounds: int, seconds: float, quiet: bool = False) -> str:
     return "\n".join(lines)
 
 
-def _page_with_markers(path: Path) -> str:
+def _markers(report: str) -> tuple[str, str]:
+    return f"<!-- {report}-report:begin -->", f"<!-- {report}-report:end -->"
+
+
+def _page_with_markers(path: Path, report: str) -> str:
     page = path.read_text("utf-8")
-    if page.count(_BEGIN) != 1 or page.count(_END) != 1 or page.index(_BEGIN) > page.index(_END):
+    begin, end = _markers(report)
+    if page.count(begin) != 1 or page.count(end) != 1 or page.index(begin) > page.index(end):
         raise ValueError(
-            f"bench: expected the lines {_BEGIN} and {_END} once each in {path}; got another number or order; "
+            f"bench: expected the lines {begin} and {end} once each in {path}; got another number or order; "
             "fix: put them where the report belongs."
         )
     return page
 
 
-def write_between_markers(path: Path, text: str) -> None:
-    """Replaces what stands between the report's markers in a Markdown file."""
-    page = _page_with_markers(path)
-    head, tail = page[: page.index(_BEGIN) + len(_BEGIN)], page[page.index(_END) :]
+def write_between_markers(path: Path, text: str, report: str = "cpu") -> None:
+    """Replaces what stands between the markers of a report ("cpu" or "gpu") in a Markdown file."""
+    page = _page_with_markers(path, report)
+    begin, end = _markers(report)
+    head, tail = page[: page.index(begin) + len(begin)], page[page.index(end) :]
     path.write_text(f"{head}\n{text}\n{tail}", "utf-8")
 
 
@@ -406,14 +413,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--m",
         type=_numbers,
-        default=_numbers(_DEFAULT_ROWS),
-        help=f"rows of activations, with commas (default {_DEFAULT_ROWS})",
+        help=f"rows of activations, with commas (default {_DEFAULT_ROWS}; on a GPU {_GPU_ROWS})",
     )
     parser.add_argument(
-        "--schemes", type=_words, default=["int8", "fp8", "fp8-block"], help="of int8,fp8,fp8-block (default all)"
+        "--schemes", type=_words, help="of int8,fp8,fp8-block, on a GPU also fp8-tensor (one scale); default all"
+    )
+    parser.add_argument(
+        "--device", choices=["cpu", "cuda"], help="default: the GPU where torch and this build serve one"
     )
     parser.add_argument("--rounds", type=int, default=7, help="default 7")
-    parser.add_argument("--seconds", type=float, default=0.1, help="a round of one implementation takes (default 0.1)")
+    parser.add_argument(
+        "--seconds", type=float, help="a round of one implementation takes (default 0.1; on a GPU 0.005)"
+    )
     parser.add_argument("--vs", choices=["torch", "nothing"], default="torch", help="peers (default torch)")
     parser.add_argument(
         "--output",
@@ -427,35 +438,82 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="measure the CPU's report and write it into FILE, between its markers",
     )
+    parser.add_argument(
+        "--gpu-report",
+        type=Path,
+        metavar="FILE",
+        help="measure the GPU's report and write it into FILE, between its markers, and its picture beside FILE",
+    )
+
+
+def _gpu_served() -> bool:
+    """Whether torch sees a GPU that this build has kernels for."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return False
+    from .. import _library
+    from ..explanation import architecture_of
+
+    rows = _library.library.facts()["architectures"].get(architecture_of(torch.device("cuda")), {})
+    return bool(rows.get("built"))
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Exit code 0; 1 where a result was wrong or an argument names nothing."""
     if arguments.rounds < 1:
         raise ValueError(f"bench: expected at least 1 round; got {arguments.rounds}; fix: leave --rounds away.")
+    on_gpu = arguments.device == "cuda" or (arguments.device is None and arguments.cpu_report is None and _gpu_served())
+    seconds = arguments.seconds or (0.005 if on_gpu or arguments.gpu_report else 0.1)
     if arguments.cpu_report is not None:
-        _page_with_markers(arguments.cpu_report)  # a file without markers is refused before minutes of timing
-        report = cpu_report(arguments.rounds, arguments.seconds)
+        _page_with_markers(arguments.cpu_report, "cpu")  # a file without markers is refused before minutes of timing
+        report = cpu_report(arguments.rounds, seconds)
         write_between_markers(arguments.cpu_report, report)
+        print(report)
+        return 0
+    if arguments.gpu_report is not None:
+        from . import gpu_bench
+
+        _page_with_markers(arguments.gpu_report, "gpu")
+        picture = arguments.gpu_report.with_name("performance_gpu.png")
+        report = gpu_bench.report(shapes_named(gpu_bench.REPORT_SHAPES), picture, arguments.rounds, seconds)
+        write_between_markers(arguments.gpu_report, report, "gpu")
         print(report)
         return 0
 
     from . import charts
-    from .peers import SCHEMES
     from .progress import Progress
     from .timing import busy_warning, read_bandwidth
 
-    unknown = [scheme for scheme in arguments.schemes if scheme not in SCHEMES]
-    if unknown or not arguments.schemes:
+    if on_gpu:
+        from .gpu_bench import SCHEMES
+    else:
+        from .peers import SCHEMES
+    schemes = list(SCHEMES) if arguments.schemes is None else arguments.schemes
+    unknown = [scheme for scheme in schemes if scheme not in SCHEMES]
+    if unknown or not schemes:
         raise ValueError(f"bench: expected schemes of {', '.join(SCHEMES)}; got {unknown}; fix: name some of them.")
     names = list(arguments.shapes or (PRESETS[arguments.preset] if arguments.preset else _words(_DEFAULT_SHAPES)))
     shapes = shapes_named(names)
+    rows = arguments.m or _numbers(_GPU_ROWS if on_gpu else _DEFAULT_ROWS)
+    csv_path, png_path = arguments.output / "bench.csv", arguments.output / "bench.png"
+    if on_gpu:
+        from . import gpu_bench
+
+        found = gpu_bench.measure(shapes, rows, schemes, arguments.rounds, seconds)
+        print(f"{gpu_bench.device_text()}\n\n{gpu_bench.results_table(found)}")
+        print("\ncolumns of peers: their time over evergemm's; above 1, evergemm is faster; host us: of an eager call")
+        arguments.output.mkdir(parents=True, exist_ok=True)
+        gpu_bench.write_csv(csv_path, found)
+        gpu_bench.draw(png_path, found, names)
+        print(f"table: {csv_path.resolve()}\npicture: {png_path.resolve()}")
+        return 0
     warning = busy_warning()
     with Progress("measuring read bandwidth", 1) as progress:
         bandwidth = read_bandwidth()
         progress.advance()
     peers = None if arguments.vs == "torch" else []
-    measurements = measure(shapes, arguments.m, arguments.schemes, arguments.rounds, arguments.seconds, peers)
+    measurements = measure(shapes, rows, schemes, arguments.rounds, seconds, peers)
 
     print(f"{_machine()}; read bandwidth {bandwidth / 1e9:.1f} GB/s")
     if warning:
@@ -465,7 +523,6 @@ def run(arguments: argparse.Namespace) -> int:
     if peers is None:
         print("\ncolumns of peers: their time over evergemm's; above 1, evergemm is faster")
     arguments.output.mkdir(parents=True, exist_ok=True)
-    csv_path, png_path = arguments.output / "bench.csv", arguments.output / "bench.png"
     write_csv(csv_path, measurements, bandwidth)
     charts.roofline(
         png_path,

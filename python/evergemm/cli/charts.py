@@ -14,6 +14,7 @@ COLOURS = {
     "fp32": "#7f7f7f",
     "int8": "#0072b2",
     "fp8": "#d55e00",
+    "fp8-tensor": "#cc79a7",
     "fp8-block": "#009e73",
 }
 _UNQUANTIZED = ("fp32 mm", "bf16 mm")
@@ -90,6 +91,47 @@ def roofline(
     figure.suptitle(title, x=0.01, ha="left", weight="bold", size=11)
     axes.set_title(subtitle, weight="normal", size=9, color="#555555")
     figure.savefig(path, dpi=150)
+    pyplot.close(figure)
+
+
+def gpu(
+    path: Path,
+    shares: Sequence[tuple[str, str, Sequence[tuple[int, float]]]],
+    ratios: Sequence[tuple[str, Sequence[tuple[int, float]]]],
+    title: str,
+    subtitle: str,
+) -> None:
+    """shares: (scheme, implementation, [(m, share of the roofline)]); ratios: (scheme, [(m, best peer's time / evergemm's)])."""
+    pyplot = _pyplot()
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 4.6), layout="constrained", sharex=True)
+    for scheme, name, points in shares:
+        ours = name == "evergemm"
+        left.plot(
+            *zip(*points, strict=True),
+            color=COLOURS.get(scheme, _INK),
+            linestyle="-" if ours else "--",
+            linewidth=1.8 if ours else 1.1,
+            marker="o" if ours else None,
+            markersize=4,
+            label=f"{scheme}, {name}",
+        )
+    for scheme, points in ratios:
+        right.plot(*zip(*points, strict=True), color=COLOURS.get(scheme, _INK), marker="o", markersize=4, label=scheme)
+    right.axhline(1, color=_INK, linewidth=1.0)
+    numbers = sorted({m for _, _, points in shares for m, _ in points} | {m for _, points in ratios for m, _ in points})
+    for axes in (left, right):
+        axes.set(xscale="log", xlabel="m, rows of activations")
+        axes.set_xticks(numbers, [str(m) for m in numbers])
+        axes.minorticks_off()
+    left.set(ylabel="share of the roofline", ylim=(0, 1))
+    left.set_title("Share of the least time")
+    left.legend(fontsize=7, loc="lower right")
+    right.set(ylabel="time of the best peer / evergemm's", ylim=(0, None))
+    right.set_title("Against the best of torch's: above 1, evergemm is faster")
+    right.legend(fontsize=8, loc="lower left")
+    figure.suptitle(f"{title}\n", x=0.01, ha="left", weight="bold", size=11)
+    figure.text(0.0105, 0.93, subtitle, ha="left", size=8, color="#555555")
+    figure.savefig(path, dpi=110)
     pyplot.close(figure)
 
 
