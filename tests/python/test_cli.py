@@ -13,7 +13,7 @@ from pathlib import Path
 import evergemm
 import pytest
 import torch
-from evergemm.cli import COMMANDS, bench, main, peers, timing
+from evergemm.cli import COMMANDS, bench, gpu_bench, main, peers, timing
 
 
 def run(*words: str, stub: Path | None = None, **environment: str) -> subprocess.CompletedProcess:
@@ -458,6 +458,53 @@ def test_cpu_report_measures_every_line(tmp_path, monkeypatch, capsys):
             assert re.search(r"`cpu_\w+`", line[-1])
     with pytest.raises(FileNotFoundError):
         bench.write_between_markers(tmp_path / "none.md", "")
+
+
+def _made_up(shape, scheme, m, implementation, microseconds, host):
+    rounds = (microseconds, microseconds * 1.1, microseconds * 0.9)
+    row = "sm90_row" if implementation.startswith("evergemm") else ""
+    return gpu_bench.Measurement(shape, scheme, m, implementation, row, rounds, host, 8.0)
+
+
+def test_gpu_report_is_made_of_measurements(tmp_path, monkeypatch, capsys):
+    """The tables and the picture, without a GPU: every measurement is made up."""
+
+    def measure(shapes, rows, schemes, rounds, seconds, quiet=False):
+        found = []
+        for shape in shapes:
+            for scheme in schemes:
+                for m in rows:
+                    found.append(_made_up(shape, scheme, m, "evergemm", 10.0, 0.0))
+                    found.append(_made_up(shape, scheme, m, "evergemm, overlapping", 8.0, 7.5))
+                    if scheme != "fp8-block":
+                        found.append(_made_up(shape, scheme, m, "torch._scaled_mm", 20.0 if m > 1 else 5.0, 15.0))
+                    if scheme == "int8":
+                        found.append(_made_up(shape, scheme, m, "torch._int_mm alone", 4.0, 9.0))
+        return found
+
+    monkeypatch.setattr(gpu_bench, "measure", measure)
+    monkeypatch.setattr(gpu_bench, "copy_bandwidth", lambda: 2.9e12)
+    monkeypatch.setattr(gpu_bench, "quantizer_lines", lambda *_: [("quantize", "35.0", "0.97", "2.10")])
+    monkeypatch.setattr(gpu_bench, "device_text", lambda: "a GPU that is not there")
+    page = tmp_path / "performance.md"
+    page.write_text("head\n<!-- gpu-report:begin -->\n<!-- gpu-report:end -->\ntail\n")
+    assert main(["bench", "--gpu-report", str(page), "--rounds", "2"]) == 0
+    text = page.read_text()
+    assert capsys.readouterr().out.strip() in text and "a GPU that is not there" in text
+    assert text.startswith("head\n") and text.endswith("<!-- gpu-report:end -->\ntail\n")
+    assert "| int8 | 16 | 0.800 | 1.000 | 0.400 | 2.00 | 2.00 | 0.40 |" in text
+    assert "| fp8 | 1 | 0.800 | 1.000 | 1.600 | 0.50 | 0.50 |  |" in text
+    assert "| fp8-block | 64 | 0.800 | 1.000 |  |  |  |  |" in text
+    assert "| fp8-tensor | 7.5 | 7.5 | 7.5 | 15.0 | 15.0 | 15.0 |" in text
+    assert "| quantize | 35.0 | 0.97 | 2.10 |" in text
+    assert (tmp_path / "performance_gpu.png").read_bytes().startswith(b"\x89PNG\r\n")
+    shown = gpu_bench.results_table(measure(bench.shapes_named(["L1"]), (1, 16), ["int8", "fp8"], 1, 0.0))
+    assert shown.count("2.00x") == 2 and shown.count("sm90_row") == 4
+    gpu_bench.write_csv(tmp_path / "bench.csv", measure(bench.shapes_named(["L1"]), (1,), ["int8"], 1, 0.0))
+    with (tmp_path / "bench.csv").open() as file:
+        lines = list(csv.DictReader(file))
+    assert [line["median_us"] for line in lines] == ["10.000", "8.000", "5.000", "4.000"]
+    assert lines[0]["row"] == "sm90_row" and lines[3]["row"] == ""
 
 
 # ---- the parser --------------------------------------------------------------------------------------------------------
