@@ -195,7 +195,7 @@ constexpr std::array kTypes = {DType::bfloat16, DType::float16, DType::float32};
 constexpr std::array kEights = {DType::int8, DType::float8_e4m3fn};
 
 std::string run_setup(const Setup& setup, bool quick, std::int64_t& cases) {
-  constexpr std::array<std::array<std::int64_t, 2>, 14> kShapes = {{{1, 8},
+  constexpr std::array<std::array<std::int64_t, 2>, 15> kShapes = {{{1, 8},
                                                                     {3, 64},
                                                                     {5, 100},
                                                                     {2, 128},
@@ -206,6 +206,7 @@ std::string run_setup(const Setup& setup, bool quick, std::int64_t& cases) {
                                                                     {1, 8192},
                                                                     {5, 7168},
                                                                     {300, 2048},
+                                                                    {270, 1000},
                                                                     {2, 33000},
                                                                     {1, 1},
                                                                     {2, 40000}}};
@@ -281,6 +282,59 @@ std::string run_all_values(bool quick, std::int64_t& cases) {
   return "";
 }
 
+// The activation of every value of both 16-bit types, each alone among zeros in a group of eight: the group's scale is its
+// magnitude over 127 or 448, so that one wrong bit shows in one of the two.
+std::string run_all_activations(std::int64_t& cases) {
+  const std::int64_t rows = 512, columns = 1024, group = 8;
+  for (const Activation activation : {Activation::silu, Activation::gelu, Activation::relu_squared})
+    for (const DType x_type : {DType::bfloat16, DType::float16})
+      for (const DType q_type : kEights) {
+        Bytes x(65536 * group * 2, 0), q(65536 * group);
+        std::vector<float> scale(65536);
+        for (std::uint32_t code = 0; code < 65536; ++code) {
+          const std::size_t at = (code * group + code % group) * 2;
+          x[at] = static_cast<unsigned char>(code);
+          x[at + 1] = static_cast<unsigned char>(code >> 8);
+        }
+        DeviceBuffer dx(static_cast<std::int64_t>(x.size())), dq(static_cast<std::int64_t>(q.size())),
+            dscale(65536 * 4);
+        dx.fill(x.data(), dx.bytes());
+        QuantizeProblem p;
+        p.scheme = QuantizeScheme::per_block;
+        p.source = QuantizeSource::activation;
+        p.activation = activation;
+        p.rows = rows;
+        p.columns = p.x_stride = p.q_stride = columns;
+        p.group_columns = group;
+        p.scale_row_stride = columns / group;
+        p.scale_group_stride = 1;
+        p.x_dtype = x_type;
+        p.q_dtype = q_type;
+        p.device = Device{DeviceType::cuda, 0};
+        QuantizeProblem on_device = p;
+        on_device.x = dx.data();
+        on_device.q = dq.data();
+        on_device.scale = dscale.data();
+        p.x = x.data();
+        p.q = q.data();
+        p.scale = scale.data();
+        reference::quantize(p);
+        const Status status = run_cuda(Plan(), on_device, RunContext());
+        require(cudaDeviceSynchronize(), "all activations");
+        if (!status.ok()) return status.text();
+        bool zones;
+        const Bytes got = dq.read(zones), got_scale = dscale.read(zones);
+        ++cases;
+        for (std::uint32_t code = 0; code < 65536; ++code)
+          if (std::memcmp(&got_scale[code * 4], &scale[code], 4) != 0 ||
+              std::memcmp(&got[static_cast<std::size_t>(code * group)], &q[static_cast<std::size_t>(code * group)],
+                          static_cast<std::size_t>(group)) != 0)
+            return "activation " + std::to_string(static_cast<int>(activation)) + " of " + name(x_type) + " code " +
+                   std::to_string(code) + " to " + name(q_type) + " differs from the reference";
+      }
+  return "";
+}
+
 std::string run_permute(std::int64_t& cases) {
   Random random{3};
   for (const auto& [rows, columns] :
@@ -341,9 +395,12 @@ int main(int argument_count, char** arguments) {
       {"per_group_128", {Scheme::per_block, Source::copy, 1, 128}},
       {"per_group_64", {Scheme::per_block, Source::copy, 1, 64}},
       {"per_group_100", {Scheme::per_block, Source::copy, 1, 100}},
+      {"per_group_32", {Scheme::per_block, Source::copy, 1, 32}},
+      {"per_group_16", {Scheme::per_block, Source::copy, 1, 16}},
       {"per_block", {Scheme::per_block, Source::copy, 128, 128}},
       {"activation_row", {Scheme::per_row, Source::activation, 1, 0}},
       {"activation_group", {Scheme::per_block, Source::activation, 1, 128}},
+      {"activation_group_16", {Scheme::per_block, Source::activation, 1, 16}},
       {"rms_norm_row", {Scheme::per_row, Source::rms_norm, 1, 0}},
       {"rms_norm_group", {Scheme::per_block, Source::rms_norm, 1, 128}},
       {"dropin_group", {Scheme::dropin_group, Source::copy, 1, 128}},
@@ -355,6 +412,7 @@ int main(int argument_count, char** arguments) {
   for (const Named& entry : setups)
     report.test("quantize", entry.name, [&](std::int64_t& cases) { return run_setup(entry.setup, quick, cases); });
   report.test("quantize", "all_values", [&](std::int64_t& cases) { return run_all_values(quick, cases); });
+  report.test("quantize", "all_activations", [&](std::int64_t& cases) { return run_all_activations(cases); });
   report.test("permute", "columns", [&](std::int64_t& cases) { return run_permute(cases); });
   return report.finish(junit);
 }

@@ -158,6 +158,30 @@ def test_graph_of_a_layer_replays_with_new_data(m):
         assert same_bits(y, expected)
 
 
+def test_memory_that_is_used_again_in_another_layout():
+    """What is kept of a tensor between calls is keyed by all that it was made from: addresses come back as other matrices."""
+    memory = [torch.empty(1 << 20, dtype=torch.uint8, device="cuda") for _ in range(3)]
+    problems = [(16, 256, 512), (64, 512, 256), (300, 256, 512), (300, 512, 512), (1, 256, 512)]
+    one = torch.ones((), device="cuda")
+    for _ in range(3):
+        for m, n, k in problems:
+            for gap in (0, 16):
+                for dtype, out_dtype in (
+                    (torch.int8, torch.bfloat16),
+                    (FP8, torch.float16),
+                    (torch.int8, torch.float32),
+                ):
+                    a, b = exact_fp8(m, k), exact_fp8(n, k)
+                    a, b = (x.float().to(dtype) for x in (a, b))
+                    views = []
+                    for place, x in zip(memory, (a, b), strict=False):
+                        view = place.view(dtype).as_strided(x.shape, (k + gap, 1))
+                        views.append(view.copy_(x))
+                    out = memory[2].view(out_dtype).as_strided((m, n), (n + gap, 1))
+                    evergemm.scaled_mm(views[0], views[1].t(), one, one, out=out)
+                    assert same_bits(out, (a.float() @ b.float().t()).to(out_dtype)), (m, n, k, gap, dtype)
+
+
 def test_a_fresh_thread_and_a_visit_after_an_error():
     a, b = int8_matrix(64, 256).cuda(), to_gpu(int8_matrix(128, 256).t())
     one = torch.ones((), device="cuda")
