@@ -1,19 +1,104 @@
 // SPDX-License-Identifier: Apache-2.0
-// Hopper's rows and rules for grouped products (one product an expert, rows per expert known on the device alone). Data, and
-// the planner's questions about it: cmake/KernelInstances.cmake compiles one kernel a tile, src/cuda/sm90/launch_grouped.cpp
+// Hopper's rows and rules for grouped products (one product an expert, whose rows only the device knows). Data, and the
+// planner's questions about it: cmake/KernelInstances.cmake compiles one kernel a tile, src/cuda/sm90/launch_grouped.cpp
 // launches it by index. docs/tuning_log.md has the measurements behind the rules.
 // Must not go here: CUDA, kernels.
 #pragma once
+#include <array>
 #include <cstdint>
 #include <string>
 
 #include "evergemm/plan.h"
+#include "plan/rules.h"
+#include "plan/tile_config.h"
 
 namespace evergemm::plan_tables {
 
+// Row 0 is the plain kernel that runs everything; tile i of kSm90GroupedTiles is row i + 1.
 inline constexpr const char* kSm90GroupedSimpleName = "sm90_grouped_simple";
+inline constexpr std::int32_t kSm90FirstGroupedTileRow = 1;
 
-// Chooses a row by the rows per expert on average, which the host knows; `problem` has rows, experts and n.
+// clang-format off
+inline constexpr std::array kSm90GroupedTiles = {
+    // Swapped tiles multiply as many tokens as their expert has, in steps of 16 up to n; clusters stand side by side along the
+    // features and share the tokens.
+    //                               m    n    k  stages cluster split schedule       swap_ab grouped
+    TileConfig{Mainloop::int8,      64,  64, 128, 12, 1, 1, 1, Schedule::basic, true, true},
+    TileConfig{Mainloop::int8,     128,  64, 128,  8, 1, 1, 1, Schedule::cooperative, true, true},
+    TileConfig{Mainloop::int8,     128, 128, 128,  6, 1, 1, 1, Schedule::cooperative, true, true},
+    TileConfig{Mainloop::int8,     128, 256, 128,  4, 2, 1, 1, Schedule::cooperative, true, true},
+    TileConfig{Mainloop::int8,     256, 128, 128,  4, 2, 1, 1, Schedule::cooperative, true, true},
+
+    TileConfig{Mainloop::fp8_fast,  64,  64, 128, 12, 1, 1, 1, Schedule::basic, true, true},
+    TileConfig{Mainloop::fp8_fast, 128,  64, 128,  8, 1, 1, 1, Schedule::cooperative, true, true},
+    TileConfig{Mainloop::fp8_fast, 128, 128, 128,  6, 1, 1, 1, Schedule::cooperative, true, true},
+    TileConfig{Mainloop::fp8_fast, 128, 256, 128,  4, 2, 1, 1, Schedule::cooperative, true, true},
+    TileConfig{Mainloop::fp8_fast, 256, 128, 128,  4, 2, 1, 1, Schedule::cooperative, true, true},
+
+    TileConfig{Mainloop::fp8_promoted,  64,  64, 128, 12, 1, 1, 1, Schedule::basic, true, true},
+    TileConfig{Mainloop::fp8_promoted, 128,  64, 128,  8, 1, 1, 1, Schedule::cooperative, true, true},
+    TileConfig{Mainloop::fp8_promoted,  64, 128, 128,  7, 1, 1, 1, Schedule::pingpong, false, true},
+    TileConfig{Mainloop::fp8_promoted, 128, 128, 128,  6, 1, 2, 1, Schedule::cooperative, false, true},
+    TileConfig{Mainloop::fp8_promoted, 256, 128, 128,  4, 1, 2, 1, Schedule::cooperative, false, true},
+};
+// clang-format on
+inline constexpr std::int32_t kSm90GroupedRows =
+    kSm90FirstGroupedTileRow + static_cast<std::int32_t>(kSm90GroupedTiles.size());
+
+// The row of a tile by what it is; -1 where there is none.
+constexpr std::int32_t grouped_row_of(Mainloop mainloop, std::int32_t m, std::int32_t n, bool swap_ab) {
+  for (std::size_t i = 0; i < kSm90GroupedTiles.size(); ++i) {
+    const TileConfig& tile = kSm90GroupedTiles[i];
+    if (tile.mainloop == mainloop && tile.m == m && tile.n == n && tile.swap_ab == swap_ab)
+      return kSm90FirstGroupedTileRow + static_cast<std::int32_t>(i);
+  }
+  return -1;
+}
+
+// Matches where rows per expert are at most rows_per_expert: all rows over all experts, or a masked expert's capacity.
+struct GroupedRule {
+  std::int64_t rows_per_expert;
+  std::int32_t row;
+  const char* why;
+};
+constexpr auto grouped_one_sum_rules(Mainloop mainloop) {
+  return std::array{
+      GroupedRule{16, grouped_row_of(mainloop, 64, 64, true),
+                  "few tokens an expert: weights stream through 64-row tiles"},
+      GroupedRule{64, grouped_row_of(mainloop, 128, 64, true),
+                  "128 features a tile read the tokens half as often from L2"},
+      GroupedRule{any, grouped_row_of(mainloop, 128, 256, true),
+                  "an expert's tokens in even shares of up to 256, weights read once for each"},
+  };
+}
+inline constexpr auto kSm90GroupedInt8Rules = grouped_one_sum_rules(Mainloop::int8);
+inline constexpr auto kSm90GroupedFp8Rules = grouped_one_sum_rules(Mainloop::fp8_fast);
+inline constexpr std::array kSm90GroupedPromotedRules = {
+    GroupedRule{16, grouped_row_of(Mainloop::fp8_promoted, 64, 64, true),
+                "few tokens an expert: weights stream through 64-row tiles"},
+    GroupedRule{64, grouped_row_of(Mainloop::fp8_promoted, 128, 64, true),
+                "128 features a tile read the tokens half as often from L2"},
+    GroupedRule{any, grouped_row_of(Mainloop::fp8_promoted, 128, 128, false),
+                "a pair of tiles shares the tokens, and a share without rows is passed over"},
+};
+template <std::size_t N>
+constexpr bool well_formed(const std::array<GroupedRule, N>& rules) {
+  std::int64_t before = 0;
+  for (const GroupedRule& rule : rules) {
+    if (rule.rows_per_expert <= before || rule.row < kSm90FirstGroupedTileRow) return false;
+    before = rule.rows_per_expert;
+  }
+  return before == any;
+}
+static_assert(well_formed(kSm90GroupedInt8Rules) && well_formed(kSm90GroupedFp8Rules) &&
+              well_formed(kSm90GroupedPromotedRules));
+
+// Chooses a row by the rows per expert on average, which is all that the host knows of them.
 Status plan_grouped_sm90(const GroupedGemmProblem& problem, const DeviceFacts& facts, Plan& plan);
+// Forces a row (tests, tuning); an error where that row cannot run the problem.
+Status plan_grouped_row_sm90(const GroupedGemmProblem& problem, const DeviceFacts& facts, std::int32_t row, Plan& plan);
+// Why `row` cannot run this problem here, or an empty string where it can.
+std::string grouped_why_not_sm90(const GroupedGemmProblem& problem, const DeviceFacts& facts, std::int32_t row);
+const char* grouped_row_name_sm90(std::int32_t row);
 
 }  // namespace evergemm::plan_tables

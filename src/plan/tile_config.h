@@ -34,6 +34,7 @@ struct TileConfig {
   std::int32_t split_k;               // CTAs of a cluster that share a tile's k range
   Schedule schedule;
   bool swap_ab;
+  bool grouped = false;  // one product an expert, whose rows the device reads (sm90_grouped.h)
 
   friend constexpr bool operator==(const TileConfig&, const TileConfig&) = default;
 };
@@ -76,6 +77,7 @@ constexpr RowName name_of(const TileConfig& config) {
          : config.schedule == Schedule::pingpong ? "_pingpong"
                                                  : "_cooperative");
   if (config.swap_ab) append("_swap");
+  if (config.grouped) append("_grouped");
   return name;
 }
 

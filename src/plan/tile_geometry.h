@@ -13,6 +13,9 @@ inline constexpr std::int32_t kSm90SharedMemory = 232448;  // bytes a block of c
 inline constexpr std::int32_t kSlabRows = 64;              // rows of one wgmma
 inline constexpr std::int32_t kSwizzleBytes = 128;         // bytes of k in one TMA box: the widest swizzle
 inline constexpr std::int32_t kStagingBuffers = 2;         // output chunks of a warpgroup under way at the same time
+inline constexpr std::int32_t kMostExperts = 512;          // that a grouped tile's table of experts holds
+inline constexpr std::int32_t kExpertBytes = 16;           // of an entry of that table
+inline constexpr std::int32_t kTableHeaderBytes = 128;     // before its entries
 
 struct Geometry {
   std::int32_t consumer_warpgroups, threads, slabs;  // slabs: m64 pieces of a warpgroup's share of a tile
@@ -20,6 +23,7 @@ struct Geometry {
   std::int32_t cluster_size;
   std::int32_t rows_bytes, columns_bytes;           // of a stage: the operand on the M side, the operand on the N side
   std::int32_t tokens;                              // tokens in a tile
+  std::int32_t token_box;                           // tokens of one copy: a grouped, swapped tile copies what it has
   std::int32_t scale_bytes, scale_slot;             // block scales of a stage
   std::int32_t chunk_columns, chunks, chunk_bytes;  // the epilogue stores 64 rows x chunk_columns at a time
   std::int32_t vector_buffers,
@@ -27,7 +31,7 @@ struct Geometry {
   std::int32_t partial_bytes;  // split_k: the other CTAs' sums
   std::int32_t output_box_inner, output_box_outer;  // output map, elements
   // byte offsets in dynamic shared memory
-  std::int32_t at_rows, at_columns, at_staging, at_scales, at_barriers, at_vectors, at_partials, total_bytes;
+  std::int32_t at_rows, at_columns, at_staging, at_scales, at_barriers, at_vectors, at_partials, at_table, total_bytes;
 };
 
 // Bytes of column vectors for one column.
@@ -45,6 +49,8 @@ constexpr Geometry geometry_with_chunk(const TileConfig& config, std::int32_t ch
   g.rows_bytes = config.m * config.k;
   g.columns_bytes = config.n * config.k;
   g.tokens = config.swap_ab ? config.n : config.m;
+  g.token_box = config.grouped && config.swap_ab ? (config.n <= 64 ? 16 : 32)
+                                                 : g.tokens / (config.swap_ab ? config.cluster_m : config.cluster_n);
   g.scale_bytes = config.mainloop == Mainloop::fp8_promoted ? g.tokens * 4 : 0;
   g.scale_slot = (g.scale_bytes + 127) / 128 * 128;
   g.chunk_columns = chunk_columns;
@@ -66,10 +72,12 @@ constexpr Geometry geometry_with_chunk(const TileConfig& config, std::int32_t ch
   g.at_columns = take(config.stages * g.columns_bytes);
   g.at_staging = take(g.consumer_warpgroups * kStagingBuffers * g.chunk_bytes);
   g.at_scales = take(config.stages * g.scale_slot);
-  g.at_barriers =
-      take((config.stages + g.vector_buffers + 1) * 16);  // pairs full, empty: stages, vectors, partial sums
+  // pairs full, empty: stages, vectors, partial sums; and where block scales may be copied by plain loads, one a stage
+  const bool scaled = config.mainloop == Mainloop::fp8_promoted;
+  g.at_barriers = take((config.stages + g.vector_buffers + 1) * 16 + (scaled ? config.stages * 8 : 0));
   g.at_vectors = take(g.vector_buffers * g.vector_bytes);
   g.at_partials = take(g.partial_bytes);
+  g.at_table = take(config.grouped ? kTableHeaderBytes + (kMostExperts + 1) * kExpertBytes : 0);
   g.total_bytes = at;
   return g;
 }
@@ -93,6 +101,9 @@ constexpr bool valid(const TileConfig& config) {
   if (config.m % (8 * config.cluster_n) != 0 || config.n % (8 * config.cluster_m) != 0) return false;
   if (!config.swap_ab && g.chunk_columns < 32) return false;
   if (config.split_k > 1 && config.schedule == Schedule::pingpong) return false;
+  // the tokens of a pair lie in one expert, which two tiles of tokens side by side could not promise
+  if (config.grouped && (config.split_k > 1 || (config.swap_ab ? config.cluster_n : config.cluster_m) > 1))
+    return false;
   // one block of k a stage, and one weight block a warpgroup's rows where weights are the rows
   if (config.mainloop == Mainloop::fp8_promoted && (config.k != 128 || (config.swap_ab && config.m > 128)))
     return false;

@@ -3,6 +3,7 @@
 //
 //   producer, warp 0 lane 0   copies operand tiles into a ring of shared-memory stages (bulk tensor copies, multicast in a cluster)
 //   producer, warp 1          brings a tile's column vectors, and block scales that the copy engine cannot read
+//                             (grouped: whole warps find a tile in a table of the experts that each CTA makes for itself)
 //   consumer warpgroups       wgmma out of the ring, scale, convert, store
 //
 // Rows and columns are those of the matrix instruction: P[rows, columns] has rows on wgmma's M side. Unswapped, rows are tokens
@@ -13,6 +14,9 @@
 //   block scales: acc = sum over k-blocks of fma32(rn32(scale_a * scale_b), acc_block, acc), and out = rn_out(acc + bias)
 //
 // Every barrier pair is (full, empty): full completes when data has arrived, empty when its readers are done.
+// A grouped row multiplies the rows of each expert by that expert's weights in one launch. Offsets, counts and sizes come from
+// device memory and are read by the rules of moe_index.h, whatever they hold.
+//
 // Must not go here: choosing a configuration, launching, anything about problem shapes that the Parameters do not say.
 #pragma once
 #include <cuda_runtime.h>
@@ -20,17 +24,22 @@
 #include <cstdint>
 #include <type_traits>
 
+#include "cuda/sm90/expert_problem.cuh"
 #include "cuda/sm90/parameters.h"
 #include "cuda/sm90/ptx.cuh"
+#include "evergemm/moe_index.h"
+#include "evergemm/numerics.h"
 #include "plan/tile_geometry.h"
 #include "wgmma.cuh"
 
 namespace evergemm::sm90 {
 
 using plan_tables::Geometry;
+using plan_tables::kExpertBytes;
 using plan_tables::kSlabRows;
 using plan_tables::kStagingBuffers;
 using plan_tables::kSwizzleBytes;
+using plan_tables::kTableHeaderBytes;
 using plan_tables::Mainloop;
 using plan_tables::Schedule;
 using plan_tables::TileConfig;
@@ -46,6 +55,8 @@ struct Gemm {
   static constexpr bool kPromoted = kConfig.mainloop == Mainloop::fp8_promoted;
   static constexpr bool kPingpong = kConfig.schedule == Schedule::pingpong;
   static constexpr bool kSwap = kConfig.swap_ab;
+  static constexpr bool kGrouped = kConfig.grouped;
+  using Arguments = std::conditional_t<kGrouped, GroupedParameters, Parameters>;
   static constexpr int kStages = kConfig.stages;
   static constexpr int kConsumers = kGeometry.consumer_warpgroups;
   static constexpr int kSlabs = kGeometry.slabs;
@@ -70,9 +81,16 @@ struct Gemm {
     int row, column, part;  // the CTA's place: rows, columns, share of k
     int first_tile, tile_stride, tiles;
     int k_begin, k_blocks;  // stages' worth of k that this CTA sums
+    int entries;            // of the table of experts
   };
   struct Tile {
     int row, column;  // of the tile's first element
+    // Set where kGrouped:
+    int expert;     // whose weights these are
+    int plane;      // of tokens and output
+    int token_end;  // behind the tile's last token
+    int width;      // swapped: columns that are multiplied, a multiple of 16
+    bool once;      // no other tile has these weights
   };
   // A position in the ring; the parity of `phase` tells its rounds apart.
   struct Slot {
@@ -101,33 +119,252 @@ struct Gemm {
   static __device__ __forceinline__ std::uint32_t partials_full(const Cta& cta) {
     return full(cta, kStages + kVectorBuffers);
   }
+  // Completes when every reading thread is done with the scales of a slot; in use where plain loads brought them. (What the
+  // copy engine brings is released with its slot, by one lane for its warp.)
+  static __device__ __forceinline__ std::uint32_t scales_read(const Cta& cta, int slot) {
+    return full(cta, kStages + kVectorBuffers + 1) + slot * 8;
+  }
   // A tile's column vectors: scales, zero points (int8), biases of 16 bits.
   static __device__ __forceinline__ std::uint32_t vectors(const Cta& cta, int buffer) {
     return cta.base + kGeometry.at_vectors + buffer * kGeometry.vector_bytes;
   }
   static constexpr int kZeroPointsAt = kColumns * 4, kBiasesAt = kFloat ? kColumns * 4 : kColumns * 8;
 
-  static __device__ __forceinline__ int row_limit(const Parameters& p) { return kSwap ? p.n : p.m; }
-  static __device__ __forceinline__ int column_limit(const Parameters& p) { return kSwap ? p.m : p.n; }
+  // Of a side's elements, the first that is not the problem's (a grouped tile's: its expert's).
+  static __device__ __forceinline__ int token_limit(const Arguments& p, const Tile& tile) {
+    return kGrouped ? tile.token_end : p.m;
+  }
+  static __device__ __forceinline__ int row_limit(const Arguments& p, const Tile& tile) {
+    return kSwap ? p.n : token_limit(p, tile);
+  }
+  static __device__ __forceinline__ int column_limit(const Arguments& p, const Tile& tile) {
+    return kSwap ? token_limit(p, tile) : p.n;
+  }
+
+  // Where a tile's expert begins in scales and output; a constant 0 where there is one product.
+  static __device__ __forceinline__ const float* token_scales_of(const Arguments& p, const Tile& tile) {
+    if constexpr (kGrouped) return p.scale_a + tile.expert * p.problem.scale_a_expert_stride;
+    return p.scale_a;
+  }
+  static __device__ __forceinline__ const float* weight_scales_of(const Arguments& p, const Tile& tile) {
+    if constexpr (kGrouped) return p.scale_b + tile.expert * p.problem.scale_b_expert_stride;
+    return p.scale_b;
+  }
+  static __device__ __forceinline__ std::int64_t output_begin(const Arguments& p, const Tile& tile) {
+    if constexpr (kGrouped) return tile.plane * p.problem.out_expert_stride;
+    return 0;
+  }
 
   // Tiles are walked in panels of raster_group along one side, so that the CTAs at work share operands in L2.
-  static __device__ __forceinline__ Tile tile_at(const Parameters& p, const Cta& cta, int index) {
+  struct Place {
+    int x, y;  // along, across
+  };
+  static __device__ __forceinline__ Place place_at(int index, int along, int across, int raster_group) {
+    const int panel = index / (raster_group * across);
+    const int in_panel = index - panel * raster_group * across;
+    const int width = min(raster_group, along - panel * raster_group);
+    const int y = in_panel / width;
+    return Place{panel * raster_group + in_panel - y * width, y};
+  }
+
+  // `entry` remembers where the tile before this one stood; a grouped row's is asked for by whole warps.
+  static __device__ __forceinline__ Tile tile_at(const Arguments& p, const Cta& cta, int index, int& entry) {
+    if constexpr (kGrouped) return grouped_tile_at(p, cta, index, entry);
     const int along = p.raster_along_rows ? p.tiles_rows : p.tiles_columns;
     const int across = p.raster_along_rows ? p.tiles_columns : p.tiles_rows;
-    const int panel = index / (p.raster_group * across);
-    const int in_panel = index - panel * p.raster_group * across;
-    const int width = min(p.raster_group, along - panel * p.raster_group);
-    const int y = in_panel / width;
-    const int x = panel * p.raster_group + in_panel - y * width;
+    const auto [x, y] = place_at(index, along, across, p.raster_group);
     Tile tile;
     tile.row = ((p.raster_along_rows ? x : y) * kClusterM + cta.row) * kConfig.m;
     tile.column = ((p.raster_along_rows ? y : x) * kClusterN + cta.column) * kColumns;
     return tile;
   }
 
+  // ---- grouped: the table of experts, made by each CTA for itself ------------------------------------------------------
+  // Entries are {first tile, expert, first row, rows} of the experts that have rows, and one behind the last that holds the
+  // number of tiles. Swapped rows stand in the order of their tiles' widths, widest first: CTAs then get like shares.
+
+  enum Header {
+    kTiles,
+    kEntries,
+    kOtherPitches,
+    kOwnedBegin,
+    kOwnedEnd,
+    kFirstOfWidth
+  };  // words; the last: 16 of them
+  static constexpr int kTokens = kGeometry.tokens;
+  static constexpr int kWidths = 16;  // of a tile, in steps of 16
+  static constexpr bool kByWidth = kSwap && kColumns > 64;
+  static __device__ __forceinline__ std::uint32_t header(const Cta& cta, int word) {
+    return cta.base + kGeometry.at_table + word * 4;
+  }
+  static __device__ __forceinline__ std::uint32_t entry_at(const Cta& cta, int entry) {
+    return cta.base + kGeometry.at_table + kTableHeaderBytes + entry * kExpertBytes;
+  }
+  static __device__ __forceinline__ int token_tiles(int rows) { return (rows + kTokens - 1) / kTokens; }
+  // Swapped tiles share an expert's rows evenly, in steps of what wgmma's n side can be.
+  static __device__ __forceinline__ int token_width(int rows, int tiles) {
+    return kSwap ? ((rows + tiles - 1) / tiles + 15) / 16 * 16 : kTokens;
+  }
+
+  // Whether the tensor maps, which hold one pitch for all experts, hold this expert's.
+  static __device__ __forceinline__ bool mapped(const GroupedGemmProblem& problem, const ExpertShare& share) {
+    return share.a_stride == problem.a_stride && share.b_stride == problem.b_stride &&
+           share.out_stride == problem.out_stride;
+  }
+  // An expert that is read alone, as if nothing lay before it: right if this holds for every expert.
+  static __device__ __forceinline__ bool independent(const GroupedGemmProblem& problem, int expert,
+                                                     const ExpertShare& share) {
+    if (problem.form == GroupedForm::masked) return true;
+    if (problem.form == GroupedForm::ragged)
+      return read_index(problem.expert_rows, expert) <= read_index(problem.expert_rows, expert + 1);
+    const bool last = expert + 1 == problem.experts;
+    const std::int64_t next = last ? problem.rows : read_index(problem.expert_rows, expert + 1);
+    if (!last && read_index(problem.expert_rows, expert) > next) return false;
+    return share.rows == 0 || (mapped(problem, share) && share.first_row + share.rows <= next);
+  }
+  static __device__ __forceinline__ void note_expert(std::uint32_t to, int expert, const ExpertShare& share) {
+    ptx::store_shared_16(to,
+                         make_uint4(0, static_cast<std::uint32_t>(expert), static_cast<std::uint32_t>(share.first_row),
+                                    static_cast<std::uint32_t>(share.rows)));
+  }
+
+  // By all threads. The ring is not in use yet and holds the experts as they are read.
+  static __device__ __forceinline__ void make_table(const Arguments& p, const Cta& cta) {
+    const GroupedGemmProblem& problem = p.problem;
+    const int experts = static_cast<int>(problem.experts);
+    const std::uint32_t read = cta.base + kGeometry.at_rows;
+    if (threadIdx.x < 32) ptx::store_shared(header(cta, threadIdx.x), 0);
+    bool all_independent = true;
+    for (int expert = threadIdx.x; expert < experts; expert += kGeometry.threads) {
+      std::int64_t nothing_owned = 0;
+      const ExpertShare share = next_share(problem, expert, nothing_owned);
+      all_independent = all_independent && independent(problem, expert, share);
+      note_expert(read + expert * kExpertBytes, expert, share);
+    }
+    if (!__syncthreads_and(all_independent)) {  // values that a router would not write: in order, by one thread
+      if (threadIdx.x == 0) {
+        std::int64_t owned_end = 0;
+        for (int expert = 0; expert < experts; ++expert) {
+          ExpertShare share = next_share(problem, expert, owned_end);
+          if (share.rows > 0 && !mapped(problem, share)) {
+            ptx::store_shared(header(cta, kOtherPitches), 1);
+            share.rows = 0;
+          }
+          note_expert(read + expert * kExpertBytes, expert, share);
+        }
+      }
+      __syncthreads();
+    }
+    if (threadIdx.x < 32) arrange_table(p, cta, experts, read);
+    ptx::fence_for_copy_engine();  // which fills the ring next
+  }
+
+  static __device__ __forceinline__ void arrange_table(const Arguments& p, const Cta& cta, int experts,
+                                                       std::uint32_t read) {
+    const int lane = threadIdx.x;
+    const unsigned before_me = (1u << lane) - 1;
+    if (lane == 0 && experts > 0) {
+      const uint4 first = ptx::load_shared_16(read), last = ptx::load_shared_16(read + (experts - 1) * kExpertBytes);
+      ptx::store_shared(header(cta, kOwnedBegin), static_cast<std::int32_t>(first.z));
+      ptx::store_shared(header(cta, kOwnedEnd), static_cast<std::int32_t>(last.z + last.w));
+    }
+    // Where each expert goes: behind those before it, or behind those that are wider or as wide and before it.
+    int entries = 0;
+    const auto width_class = [](const uint4& expert) {
+      const int rows = static_cast<int>(expert.w);
+      return kByWidth ? kWidths - token_width(rows, token_tiles(rows)) / 16 : 0;
+    };
+    if constexpr (kByWidth) {
+      for (int at = 0; at < experts; at += 32) {
+        uint4 expert = make_uint4(0, 0, 0, 0);
+        if (at + lane < experts) expert = ptx::load_shared_16(read + (at + lane) * kExpertBytes);
+        const int wanted = expert.w == 0 ? kWidths : width_class(expert);
+        const unsigned alike = __match_any_sync(~0u, wanted);
+        const std::uint32_t counter = header(cta, kFirstOfWidth + wanted);
+        if (wanted < kWidths && (alike & before_me) == 0)
+          ptx::store_shared(counter, static_cast<std::int32_t>(ptx::load_shared_word(counter)) + __popc(alike));
+        __syncwarp();
+      }
+      const int count = lane < kWidths ? static_cast<int>(ptx::load_shared_word(header(cta, kFirstOfWidth + lane))) : 0;
+      const int sum = inclusive_sum(count);
+      if (lane < kWidths) ptx::store_shared(header(cta, kFirstOfWidth + lane), sum - count);
+      __syncwarp();
+    }
+    for (int at = 0; at < experts; at += 32) {
+      uint4 expert = make_uint4(0, 0, 0, 0);
+      if (at + lane < experts) expert = ptx::load_shared_16(read + (at + lane) * kExpertBytes);
+      const bool has_rows = expert.w != 0;
+      int place = entries;
+      if constexpr (kByWidth) {
+        const int wanted = has_rows ? width_class(expert) : kWidths;
+        const unsigned alike = __match_any_sync(~0u, wanted);
+        const std::uint32_t counter = header(cta, kFirstOfWidth + (has_rows ? wanted : 0));
+        const int first = static_cast<int>(ptx::load_shared_word(counter));
+        __syncwarp();
+        if (has_rows && (alike & before_me) == 0) ptx::store_shared(counter, first + __popc(alike));
+        __syncwarp();
+        place = first + __popc(alike & before_me);
+      } else {
+        place += __popc(__ballot_sync(~0u, has_rows) & before_me);
+      }
+      if (has_rows) ptx::store_shared_16(entry_at(cta, place), expert);
+      entries += __popc(__ballot_sync(~0u, has_rows));
+    }
+    __syncwarp();
+    int tiles = 0;
+    for (int at = 0; at < entries; at += 32) {
+      const bool exists = at + lane < entries;
+      const int rows = exists ? static_cast<int>(ptx::load_shared_16(entry_at(cta, at + lane)).w) : 0;
+      const int here = token_tiles(rows) * p.tiles_features;
+      const int sum = inclusive_sum(here);
+      if (exists) ptx::store_shared(entry_at(cta, at + lane), tiles + sum - here);
+      tiles += __shfl_sync(~0u, sum, 31);
+    }
+    if (lane == 0) {
+      ptx::store_shared(entry_at(cta, entries), tiles);
+      ptx::store_shared(header(cta, kTiles), tiles);
+      ptx::store_shared(header(cta, kEntries), entries);
+    }
+  }
+
+  static __device__ __forceinline__ int inclusive_sum(int value) {  // over a warp's lanes
+#pragma unroll
+    for (int distance = 1; distance < 32; distance *= 2) {
+      const int other = __shfl_up_sync(~0u, value, distance);
+      if (static_cast<int>(threadIdx.x % 32) >= distance) value += other;
+    }
+    return value;
+  }
+
+  // Indices ascend, and so does `entry`: a look at 32 entries mostly finds the next one.
+  static __device__ __forceinline__ Tile grouped_tile_at(const Arguments& p, const Cta& cta, int index, int& entry) {
+    const int lane = threadIdx.x % 32;
+    for (;;) {
+      const int first = static_cast<int>(ptx::load_shared_word(entry_at(cta, min(entry + 1 + lane, cta.entries))));
+      const int passed = __popc(__ballot_sync(~0u, index >= first));
+      entry += passed;
+      if (passed < 32) break;
+    }
+    const uint4 found = ptx::load_shared_16(entry_at(cta, entry));
+    const int first_row = static_cast<int>(found.z), rows = static_cast<int>(found.w);
+    const int tiles = token_tiles(rows), width = token_width(rows, tiles);
+    const auto [x, y] = place_at(index - static_cast<int>(found.x), tiles, p.tiles_features, p.raster_group);
+    const int token = first_row + x * width;
+    const int feature = kSwap ? (y * kClusterM + cta.row) * kConfig.m : (y * kClusterN + cta.column) * kColumns;
+    Tile tile;
+    tile.row = kSwap ? feature : token;
+    tile.column = kSwap ? token : feature;
+    tile.expert = static_cast<int>(found.y);
+    tile.plane = p.problem.form == GroupedForm::masked ? tile.expert : 0;
+    tile.token_end = token + min(width, rows - x * width);
+    tile.width = (tile.token_end - token + 15) / 16 * 16;
+    tile.once = tiles == 1;
+    return tile;
+  }
+
   // ---- the kernel --------------------------------------------------------------------------------------------------
 
-  static __device__ __forceinline__ void run(const Parameters& p) {
+  static __device__ __forceinline__ void run(const Arguments& p) {
     extern __shared__ __align__(1024) std::uint8_t shared_memory[];
     Cta cta;
     cta.base = ptx::shared_address(shared_memory);
@@ -138,7 +375,7 @@ struct Gemm {
     cta.part = cta.rank / (kClusterM * kClusterN);
     cta.first_tile = blockIdx.x / kGeometry.cluster_size;
     cta.tile_stride = gridDim.x / kGeometry.cluster_size;
-    cta.tiles = p.tiles_rows * p.tiles_columns;
+    cta.tiles = kGrouped ? 0 : p.tiles_rows * p.tiles_columns;  // grouped: see below
     cta.k_begin = kSplit > 1 ? cta.part * p.k_blocks / kSplit : 0;
     cta.k_blocks = kSplit > 1 ? (cta.part + 1) * p.k_blocks / kSplit - cta.k_begin : p.k_blocks;
 
@@ -148,37 +385,47 @@ struct Gemm {
       ptx::prefetch_map(&p.columns_map);
     }
     if (kPromoted && !p.block_scales) fill_unit_scales(cta);
+    if constexpr (kGrouped) {
+      ptx::wait_for_previous_kernel();
+      make_table(p, cta);
+    }
     __syncthreads();
+    if constexpr (kGrouped) {
+      cta.tiles = static_cast<int>(ptx::load_shared_word(header(cta, kTiles)));
+      cta.entries = static_cast<int>(ptx::load_shared_word(header(cta, kEntries)));
+    }
     if constexpr (kCluster) ptx::cluster_meet();  // the barriers of all are there
 
     // Through a shuffle, so that the compiler knows it is the same for a warp and keeps what follows from it in uniform registers.
     const int warpgroup = __shfl_sync(~0u, static_cast<int>(threadIdx.x / 128), 0);
     if (warpgroup == kConsumers) {
       if constexpr (kConsumers > 1) ptx::give_registers<kProducerRegisters>();
-      if (threadIdx.x == kProducerThread) produce_operands(p, cta);
+      if (kGrouped ? threadIdx.x < kProducerThread + 32 : threadIdx.x == kProducerThread) produce_operands(p, cta);
       if (threadIdx.x >= kProducerThread + 32 && threadIdx.x < kProducerThread + 64) produce_vectors(p, cta);
     } else {
       if constexpr (kConsumers > 1) ptx::take_registers<kConsumerRegisters>();
       consume(p, cta, warpgroup);
+      if constexpr (kGrouped) finish_experts(p, cta);
     }
     // No CTA leaves while a peer may still write into its shared memory or signal its barriers.
     if constexpr (kCluster) ptx::cluster_meet_unaligned();
   }
 
-  static __device__ __forceinline__ void initialize_barriers(const Parameters& p, const Cta& cta) {
+  static __device__ __forceinline__ void initialize_barriers(const Arguments& p, const Cta& cta) {
     constexpr int kTileWarps = (kPingpong ? 1 : kConsumers) * 4;  // consumer warps that read a tile
     const int copied_scales = kPromoted && p.block_scales && !p.scales_by_tma ? 32 : 0;
     for (int slot = 0; slot < kStages; ++slot) {
       ptx::barrier_initialize(full(cta, slot), 1 + copied_scales);
       ptx::barrier_initialize(empty(cta, slot), kTileWarps * (kClusterM + kClusterN - 1));
+      if constexpr (kPromoted) ptx::barrier_initialize(scales_read(cta, slot), kTileWarps * 32);
     }
     for (int buffer = 0; buffer < kVectorBuffers; ++buffer) {
       ptx::barrier_initialize(vectors_full(cta, buffer), 32);
       ptx::barrier_initialize(vectors_full(cta, buffer) + 8, kTileWarps * 32);
     }
     if constexpr (kSplit > 1) {
-      ptx::barrier_initialize(partials_full(cta), (kSplit - 1) * kConsumers * 4);
-      ptx::barrier_initialize(partials_full(cta) + 8, kConsumers * 4);
+      ptx::barrier_initialize(partials_full(cta), (kSplit - 1) * kConsumers * 128);
+      ptx::barrier_initialize(partials_full(cta) + 8, kConsumers * 128);
     }
     ptx::barrier_initialization_fence();
   }
@@ -191,7 +438,7 @@ struct Gemm {
 
   // ---- producer: operands ------------------------------------------------------------------------------------------
 
-  static __device__ __forceinline__ void produce_operands(const Parameters& p, const Cta& cta) {
+  static __device__ __forceinline__ void produce_operands(const Arguments& p, const Cta& cta) {
     // This CTA fetches a slice of each operand and hands it to its peers along the cluster.
     constexpr int kRowSlice = kConfig.m / kClusterN, kColumnSlice = kColumns / kClusterM;
     std::uint16_t rows_mask = 0, columns_mask = 0;
@@ -209,8 +456,9 @@ struct Gemm {
     const int stage_bytes = kGeometry.rows_bytes + kGeometry.columns_bytes + (load_scales ? kGeometry.scale_bytes : 0);
 
     // Before the previous kernel has finished, weights may go into L2 (nothing observes them there); reading waits.
-    if (p.prefetch_weights) {
-      const Tile tile = tile_at(p, cta, cta.first_tile);
+    int entry = 0;
+    if (!kGrouped && p.prefetch_weights) {
+      const Tile tile = tile_at(p, cta, cta.first_tile, entry);
       const int ahead = min(kStages, cta.k_blocks);
       for (int block = cta.k_begin; block < cta.k_begin + ahead; ++block)
         for (int step = 0; step < kGeometry.k_steps; ++step) {
@@ -225,13 +473,22 @@ struct Gemm {
 
     Slot slot;
     for (int index = cta.first_tile; index < cta.tiles; index += cta.tile_stride) {
-      const Tile tile = tile_at(p, cta, index);
+      const Tile tile = tile_at(p, cta, index, entry);
+      if constexpr (kGrouped) {  // the other lanes came to look for the tile
+        __syncwarp();
+        if (threadIdx.x != kProducerThread) continue;
+      }
       for (int block = cta.k_begin; block < cta.k_begin + cta.k_blocks; ++block) {
         ptx::barrier_wait(empty(cta, slot.index), slot.phase ^ 1);
         const std::uint32_t arrived = full(cta, slot.index);
-        ptx::barrier_arrive_expecting(arrived, stage_bytes);
         const std::uint32_t rows = cta.base + kGeometry.at_rows + slot.index * kGeometry.rows_bytes;
         const std::uint32_t columns = cta.base + kGeometry.at_columns + slot.index * kGeometry.columns_bytes;
+        if constexpr (kGrouped) {
+          produce_grouped(p, cta, tile, block, slot.index, load_scales, rows_mask, columns_mask);
+          slot.advance();
+          continue;
+        }
+        ptx::barrier_arrive_expecting(arrived, stage_bytes);
 #pragma unroll
         for (int step = 0; step < kGeometry.k_steps; ++step) {
           const int k = (block * kGeometry.k_steps + step) * kSwizzleBytes;
@@ -261,26 +518,63 @@ struct Gemm {
     ptx::allow_next_kernel();  // its CTAs may take what room there is; they wait for this kernel's end before they read
   }
 
+  // One stage of a grouped tile. Weights are one box; tokens come in boxes of token_box, as many as the tile has tokens for,
+  // dealt out among the CTAs of a cluster, whose tokens are the same.
+  static __device__ __forceinline__ void produce_grouped(const Arguments& p, const Cta& cta, const Tile& tile,
+                                                         int block, int slot, bool load_scales, std::uint16_t rows_mask,
+                                                         std::uint16_t columns_mask) {
+    static_assert(!kGrouped || kGeometry.k_steps == 1);
+    constexpr int kBox = kGeometry.token_box, kMembers = kSwap ? kClusterM : kClusterN;
+    const int member = kSwap ? cta.row : cta.column;
+    const int boxes = kSwap ? (tile.width + kBox - 1) / kBox : kTokens / kBox;
+    const std::uint64_t weights_policy = tile.once ? ptx::policy_evict_first() : ptx::policy_evict_normal();
+    const std::uint64_t tokens_policy = ptx::policy_evict_last();
+    const std::uint32_t arrived = full(cta, slot);
+    const std::uint32_t rows = cta.base + kGeometry.at_rows + slot * kGeometry.rows_bytes;
+    const std::uint32_t columns = cta.base + kGeometry.at_columns + slot * kGeometry.columns_bytes;
+    const std::uint32_t weights_to = kSwap ? rows : columns, tokens_to = kSwap ? columns : rows;
+    const CUtensorMap* weights_map = kSwap ? &p.rows_map : &p.columns_map;
+    const CUtensorMap* tokens_map = kSwap ? &p.columns_map : &p.rows_map;
+    const std::uint16_t tokens_mask = kSwap ? columns_mask : rows_mask;
+    const int k = block * kSwizzleBytes, feature = kSwap ? tile.row : tile.column,
+              token = kSwap ? tile.column : tile.row;
+    ptx::barrier_arrive_expecting(arrived, (kSwap ? kGeometry.rows_bytes : kGeometry.columns_bytes) +
+                                               boxes * kBox * kSwizzleBytes +
+                                               (load_scales ? kGeometry.scale_bytes : 0));
+    ptx::load_box(weights_to, weights_map, k, feature, tile.expert, arrived, weights_policy);
+    for (int box = member; box < boxes; box += kMembers) {
+      const std::uint32_t to = tokens_to + box * kBox * kSwizzleBytes;
+      if constexpr (kMembers > 1)
+        ptx::load_box_multicast(to, tokens_map, k, token + box * kBox, tile.plane, arrived, tokens_policy, tokens_mask);
+      else
+        ptx::load_box(to, tokens_map, k, token + box * kBox, tile.plane, arrived, tokens_policy);
+    }
+    if (load_scales)
+      ptx::load_box(cta.base + kGeometry.at_scales + slot * kGeometry.scale_slot, &p.scale_map, token, block,
+                    tile.plane, arrived, tokens_policy);
+  }
+
   // ---- producer: column vectors, and block scales that only plain loads can read --------------------------------------
 
-  static __device__ __forceinline__ void produce_vectors(const Parameters& p, const Cta& cta) {
+  static __device__ __forceinline__ void produce_vectors(const Arguments& p, const Cta& cta) {
     const int lane = threadIdx.x % 32;
     const bool copy_scales = kPromoted && p.block_scales && !p.scales_by_tma;
     const bool leads = cta.part == 0;  // of a split k: the CTA that runs the epilogue
     if (!copy_scales && !leads) return;
     ptx::wait_for_previous_kernel();
     Slot slot;
-    int done = 0;
+    int done = 0, entry = 0;
     for (int index = cta.first_tile; index < cta.tiles; index += cta.tile_stride, ++done) {
-      const Tile tile = tile_at(p, cta, index);
+      const Tile tile = tile_at(p, cta, index, entry);
+      const float* token_scales = token_scales_of(p, tile);
       if (copy_scales) {
         const int first_token = kSwap ? tile.column : tile.row;
         for (int block = cta.k_begin; block < cta.k_begin + cta.k_blocks; ++block) {
-          ptx::barrier_wait(empty(cta, slot.index), slot.phase ^ 1);
+          ptx::barrier_wait(scales_read(cta, slot.index), slot.phase ^ 1);
           const std::uint32_t to = cta.base + kGeometry.at_scales + slot.index * kGeometry.scale_slot;
           for (int i = lane; i < kGeometry.tokens; i += 32) {
-            const std::int64_t token = min(first_token + i, p.m - 1);
-            ptx::copy_async_4(to + i * 4, p.scale_a + token * p.scale_a_stride + block * p.scale_a_k_stride);
+            const std::int64_t token = min(first_token + i, token_limit(p, tile) - 1);
+            ptx::copy_async_4(to + i * 4, token_scales + token * p.scale_a_stride + block * p.scale_a_k_stride);
           }
           ptx::copy_async_arrive(full(cta, slot.index));
           slot.advance();
@@ -290,20 +584,20 @@ struct Gemm {
       const int buffer = done % kVectorBuffers;
       const std::uint32_t to = vectors(cta, buffer);
       ptx::barrier_wait(vectors_full(cta, buffer) + 8, ((done / kVectorBuffers) & 1) ^ 1);
-      const float* scale = kSwap ? p.scale_a : p.scale_b;
+      const float* scale = kSwap ? token_scales : weight_scales_of(p, tile);
       const std::int64_t scale_stride = kSwap ? p.scale_a_stride : p.scale_b_stride;
 #pragma unroll 2
       for (int i = lane; i < kColumns; i += 32) {
-        const std::int64_t column = min(tile.column + i, column_limit(p) - 1);  // past the edge: never stored
+        const std::int64_t column = min(tile.column + i, column_limit(p, tile) - 1);  // past the edge: never stored
         ptx::store_shared(to + i * 4, kPromoted && p.block_scales ? 1.0f : __ldg(scale + column * scale_stride));
-        if constexpr (!kFloat)
+        if constexpr (!kFloat && !kGrouped)
           if (p.azp_adj) {
             const std::int32_t zero_point = !kSwap  ? __ldg(p.azp_adj + column * p.azp_adj_stride)
                                             : p.azp ? __ldg(p.azp + column * p.azp_stride)
                                                     : 1;
             ptx::store_shared(to + kZeroPointsAt + i * 4, zero_point);
           }
-        if constexpr (!kSwap)
+        if constexpr (!kSwap && !kGrouped)
           if (p.bias && p.output != OutputKind::float32)
             ptx::store_shared(to + kBiasesAt + i * 2,
                               __ldg(static_cast<const std::uint16_t*>(p.bias) + column * p.bias_stride));
@@ -321,27 +615,28 @@ struct Gemm {
     std::int32_t zero_point[kSlabs][2];  // int8 only
   };
 
-  static __device__ __forceinline__ float widen(const Parameters& p, std::uint16_t bits) {
+  static __device__ __forceinline__ float widen(const Arguments& p, std::uint16_t bits) {
     return p.output == OutputKind::float16 ? ptx::float16_to_float(bits) : __uint_as_float(std::uint32_t{bits} << 16);
   }
-  static __device__ __forceinline__ float load_bias(const Parameters& p, std::int64_t feature) {
+  static __device__ __forceinline__ float load_bias(const Arguments& p, std::int64_t feature) {
     if (p.output == OutputKind::float32) return __ldg(static_cast<const float*>(p.bias) + feature * p.bias_stride);
     return widen(p, __ldg(static_cast<const std::uint16_t*>(p.bias) + feature * p.bias_stride));
   }
 
-  static __device__ __forceinline__ void load_row_vectors(const Parameters& p, int first_row, RowVectors& vectors) {
+  static __device__ __forceinline__ void load_row_vectors(const Arguments& p, const Tile& tile, int first_row,
+                                                          RowVectors& vectors) {
     const int in_slab = (threadIdx.x / 32 % 4) * 16 + threadIdx.x % 32 / 4;
-    const float* scale = kSwap ? p.scale_b : p.scale_a;
+    const float* scale = kSwap ? weight_scales_of(p, tile) : token_scales_of(p, tile);
     const std::int64_t scale_stride = kSwap ? p.scale_b_stride : p.scale_a_stride;
 #pragma unroll
     for (int slab = 0; slab < kSlabs; ++slab)
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
-        const std::int64_t row = min(first_row + slab * kSlabRows + in_slab + half * 8, row_limit(p) - 1);
+        const std::int64_t row = min(first_row + slab * kSlabRows + in_slab + half * 8, row_limit(p, tile) - 1);
         vectors.scale[slab][half] = kPromoted && p.block_scales ? 1.0f : __ldg(scale + row * scale_stride);
-        vectors.bias[slab][half] = kSwap && p.bias ? load_bias(p, row) : 0.0f;
+        vectors.bias[slab][half] = !kGrouped && kSwap && p.bias ? load_bias(p, row) : 0.0f;
         vectors.zero_point[slab][half] = 0;
-        if constexpr (!kFloat)
+        if constexpr (!kFloat && !kGrouped)
           if (p.azp_adj)
             vectors.zero_point[slab][half] = kSwap   ? __ldg(p.azp_adj + row * p.azp_adj_stride)
                                              : p.azp ? __ldg(p.azp + row * p.azp_stride)
@@ -349,12 +644,12 @@ struct Gemm {
       }
   }
 
-  template <int kCount>
+  template <int kWidth = kColumns, int kCount>
   static __device__ __forceinline__ void pin(Accumulator (&values)[kCount][kAccumulators]) {
 #pragma unroll
     for (int slab = 0; slab < kCount; ++slab)
 #pragma unroll
-      for (int i = 0; i < kAccumulators; ++i) ptx::pin(values[slab][i]);
+      for (int i = 0; i < kWidth / 2; ++i) ptx::pin(values[slab][i]);
   }
 
   // What a consumer needs of the ring, computed once: a stage costs it a few additions.
@@ -364,9 +659,11 @@ struct Gemm {
     std::uint32_t scales;         // this thread's first token scale in slot 0
     std::uint32_t empty;          // barrier of slot 0 in the CTA that this lane tells of a read slot
     bool tells;
+    bool tells_scales;  // plain loads brought the slot's scales, and their copier waits for every reader
 
     // `row_offset`: of this warpgroup's first row in the tile.
-    __device__ __forceinline__ Ring(const Cta& cta, int row_offset) {
+    __device__ __forceinline__ Ring(const Arguments& p, const Cta& cta, int row_offset) {
+      tells_scales = kPromoted && p.block_scales && !p.scales_by_tma;
       const int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % 4;
       full = Gemm::full(cta, 0);
       rows = descriptor_low(cta.base + kGeometry.at_rows + row_offset * kSwizzleBytes);
@@ -389,7 +686,10 @@ struct Gemm {
     }
 
     __device__ __forceinline__ void release(int slot) const {
-      if constexpr (kPromoted) __syncwarp();  // the lane that tells speaks for all lanes' reads of the slot's scales
+      if constexpr (kPromoted) {
+        if (tells_scales) ptx::barrier_arrive(full + (kStages + kVectorBuffers + 1) * 16 + slot * 8);
+        __syncwarp();  // the lane that tells speaks for all lanes' reads of the slot's scales
+      }
       if (!tells) return;
       if constexpr (kCluster)
         ptx::barrier_arrive_cluster(empty + slot * 16);
@@ -398,15 +698,15 @@ struct Gemm {
     }
 
     // Puts the products of one stage in flight: sums += (or =, where starts_sum) rows * columns, for kCount slabs from
-    // `first_slab` on.
-    template <int kCount>
+    // `first_slab` on, and the first kWidth columns.
+    template <int kWidth = kColumns, int kCount>
     __device__ __forceinline__ void issue(int slot, int first_slab, Accumulator (&sums)[kCount][kAccumulators],
                                           bool starts_sum) const {
       // in units of 16 bytes, as descriptors count
       const std::uint32_t rows_now =
           rows + slot * (kGeometry.rows_bytes / 16) + first_slab * kSlabRows * (kSwizzleBytes / 16);
       const std::uint32_t columns_now = columns + slot * (kGeometry.columns_bytes / 16);
-      pin(sums);
+      Gemm::pin<kWidth>(sums);
       ptx::wgmma_fence();
 #pragma unroll
       for (int step = 0; step < kGeometry.k_steps; ++step)
@@ -414,26 +714,27 @@ struct Gemm {
         for (int k = 0; k < 4; ++k)  // 32 bytes of k each
 #pragma unroll
           for (int slab = 0; slab < kCount; ++slab)
-            Wgmma<kFloat, kColumns>::multiply(
-                sums[slab], kDescriptorHigh | (rows_now + (step * kConfig.m * 8 + slab * kSlabRows * 8 + k * 2)),
+            Wgmma<kFloat, kWidth>::multiply(
+                reinterpret_cast<Accumulator(&)[kWidth / 2]>(sums[slab]),
+                kDescriptorHigh | (rows_now + (step * kConfig.m * 8 + slab * kSlabRows * 8 + k * 2)),
                 kDescriptorHigh | (columns_now + (step * kColumns * 8 + k * 2)), !starts_sum || step != 0 || k != 0);
       ptx::wgmma_commit();
     }
   };
 
-  static __device__ __forceinline__ void consume(const Parameters& p, const Cta& cta, int warpgroup) {
+  static __device__ __forceinline__ void consume(const Arguments& p, const Cta& cta, int warpgroup) {
     ptx::wait_for_previous_kernel();
     Slot slot;
     int stored_chunks = 0;
-    int done = 0;
+    int done = 0, entry = 0;
     const int row_offset = kPingpong ? 0 : warpgroup * kSlabs * kSlabRows;  // of this warpgroup's share of a tile
-    const Ring ring(cta, row_offset);
+    const Ring ring(p, cta, row_offset);
     for (int index = cta.first_tile; index < cta.tiles; index += cta.tile_stride, ++done) {
       if (kPingpong && done % 2 != warpgroup) {
         slot.advance(cta.k_blocks);
         continue;
       }
-      const Tile tile = tile_at(p, cta, index);
+      const Tile tile = tile_at(p, cta, index, entry);
       const int first_row = tile.row + row_offset;
       // Ping-pong takes turns at the ring: a parity cannot tell a slot's use u from use u - 2, so a warpgroup looks only
       // after the other one has taken its whole share.
@@ -441,16 +742,20 @@ struct Gemm {
       const bool passes_turn = kPingpong && index + cta.tile_stride < cta.tiles;
 
       RowVectors row_vectors;  // requested before the main loop, used after it
-      load_row_vectors(p, first_row, row_vectors);
+      load_row_vectors(p, tile, first_row, row_vectors);
       Accumulator sums[kSlabs][kAccumulators];
-      if constexpr (kPromoted)
+      if (kGrouped && !kSwap && !kPingpong && first_row >= tile.token_end)
+        pass_over(cta, ring, slot);
+      else if constexpr (kPromoted)
         main_loop_promoted(p, cta, ring, slot, warpgroup, tile, row_offset, passes_turn, sums);
+      else if constexpr (kGrouped && kSwap)
+        main_loop_as_wide<1, kColumns / 16>(tile.width, cta, ring, slot, warpgroup, passes_turn, sums);
       else
         main_loop(cta, ring, slot, warpgroup, passes_turn, sums);
 
       bool stores = true;
       if constexpr (kSplit > 1) stores = gather_partial_sums(cta, done, sums);
-      if (stores) store_tile(p, cta, warpgroup, done, first_row, tile.column, row_vectors, sums, stored_chunks);
+      if (stores) store_tile(p, cta, tile, warpgroup, done, first_row, row_vectors, sums, stored_chunks);
     }
     if (threadIdx.x % 128 == 0) ptx::store_wait_read<0>();
   }
@@ -459,7 +764,31 @@ struct Gemm {
     if (passes_turn) ptx::named_barrier_arrive(kTurnBarrier + (warpgroup ^ 1), 256);
   }
 
+  // A share of a tile in which no expert has rows.
+  static __device__ __forceinline__ void pass_over(const Cta& cta, const Ring& ring, Slot& slot) {
+    for (int block = 0; block < cta.k_blocks; ++block) {
+      ring.wait(slot);
+      ring.release(slot.index);
+      slot.advance();
+    }
+  }
+
+  // Multiplies `width` columns, between 16 * kFrom and 16 * kTo: one loop for each, as the instruction's text holds its size.
+  template <int kFrom, int kTo>
+  static __device__ __forceinline__ void main_loop_as_wide(int width, const Cta& cta, const Ring& ring, Slot& slot,
+                                                           int warpgroup, bool passes_turn,
+                                                           Accumulator (&sums)[kSlabs][kAccumulators]) {
+    constexpr int kMiddle = (kFrom + kTo) / 2;
+    if constexpr (kFrom == kTo)
+      main_loop<kTo * 16>(cta, ring, slot, warpgroup, passes_turn, sums);
+    else if (width <= kMiddle * 16)
+      main_loop_as_wide<kFrom, kMiddle>(width, cta, ring, slot, warpgroup, passes_turn, sums);
+    else
+      main_loop_as_wide<kMiddle + 1, kTo>(width, cta, ring, slot, warpgroup, passes_turn, sums);
+  }
+
   // The whole of k in one sum; the slot before the last one issued is free as soon as that one is in flight.
+  template <int kWidth = kColumns>
   static __device__ __forceinline__ void main_loop(const Cta& cta, const Ring& ring, Slot& slot, int warpgroup,
                                                    bool passes_turn, Accumulator (&sums)[kSlabs][kAccumulators]) {
     // A split k starts from zeros: its loop count differs between CTAs, and the assembler serializes wgmma where a first
@@ -474,7 +803,7 @@ struct Gemm {
     int previous = 0;
     for (int block = 0; block < cta.k_blocks; ++block) {
       ring.wait(slot);
-      ring.issue(slot.index, 0, sums, !kStartsFromZeros && block == 0);
+      ring.template issue<kWidth>(slot.index, 0, sums, !kStartsFromZeros && block == 0);
       ptx::wgmma_wait<1>();
       if (block > 0) ring.release(previous);
       previous = slot.index;
@@ -482,7 +811,7 @@ struct Gemm {
     }
     pass_turn(warpgroup, passes_turn);
     ptx::wgmma_wait<0>();
-    pin(sums);
+    pin<kWidth>(sums);
     ring.release(previous);
   }
 
@@ -540,7 +869,7 @@ struct Gemm {
 
   // One slab: two sets of partial sums, so that one block's products run while the block before is promoted. Two slabs: one
   // set serves them in turn, and the other warpgroup keeps the tensor cores busy meanwhile.
-  static __device__ __forceinline__ void main_loop_promoted(const Parameters& p, const Cta& cta, const Ring& ring,
+  static __device__ __forceinline__ void main_loop_promoted(const Arguments& p, const Cta& cta, const Ring& ring,
                                                             Slot& slot, int warpgroup, const Tile& tile, int row_offset,
                                                             bool passes_turn, float (&sums)[kSlabs][kAccumulators]) {
     static_assert(kSlabs <= 2);
@@ -553,10 +882,11 @@ struct Gemm {
     const int second_block = (weight_block + 1) * kScaleBlockElements - tile.column;
     // One weight scale a block of k, walked by pointer; without block scales, always the same one.
     const std::int64_t k_stride = p.block_scales ? p.scale_b_k_stride : 0;
+    const float* weight_scales = weight_scales_of(p, tile);
     const float* weights0 =
-        p.block_scales ? p.scale_b + weight_block * p.scale_b_stride + cta.k_begin * k_stride : &kUnitScale;
+        p.block_scales ? weight_scales + weight_block * p.scale_b_stride + cta.k_begin * k_stride : &kUnitScale;
     const float* weights1 =
-        p.block_scales ? p.scale_b + next_weight_block * p.scale_b_stride + cta.k_begin * k_stride : &kUnitScale;
+        p.block_scales ? weight_scales + next_weight_block * p.scale_b_stride + cta.k_begin * k_stride : &kUnitScale;
     const auto next_weight_scale = [k_stride](const float*& from) {
       from += k_stride;
       return __ldg(from);
@@ -644,7 +974,6 @@ struct Gemm {
                                                              Accumulator (&sums)[kSlabs][kAccumulators]) {
     constexpr int kThreads = kConsumers * 128, kSums = kSlabs * kAccumulators, kPartBytes = kSums * kThreads * 4;
     static_assert(kSums % 4 == 0 && kPartBytes * (kSplit - 1) == kGeometry.partial_bytes);
-    const int lane = threadIdx.x % 32;
     const std::uint32_t received = partials_full(cta), taken = received + 8;
     if (cta.part > 0) {
       ptx::barrier_wait(taken, (done & 1) ^ 1);
@@ -664,8 +993,7 @@ struct Gemm {
         }
         ptx::store_cluster(to + i / 4 * kThreads * 16, make_uint4(word[0], word[1], word[2], word[3]));
       }
-      __syncwarp();
-      if (lane == 0) ptx::barrier_arrive_release_cluster(ptx::cluster_address(received, leader));
+      ptx::barrier_arrive_release_cluster(ptx::cluster_address(received, leader));
       return false;
     }
     ptx::barrier_wait_acquire_cluster(received, done & 1);
@@ -685,8 +1013,8 @@ struct Gemm {
             sum += static_cast<std::int32_t>(word[j]);
         }
       }
-    __syncwarp();
-    if (lane > 0 && lane < kSplit) ptx::barrier_arrive_at(taken, cta.rank + lane * kClusterM * kClusterN);
+#pragma unroll
+    for (int part = 1; part < kSplit; ++part) ptx::barrier_arrive_at(taken, cta.rank + part * kClusterM * kClusterN);
     return true;
   }
 
@@ -696,30 +1024,30 @@ struct Gemm {
   static constexpr int kGroups =
       kChunk / 8;  // a thread holds 4 values of each group of 8 columns, two rows x two columns
 
-  static __device__ __forceinline__ void store_tile(const Parameters& p, const Cta& cta, int warpgroup, int done,
-                                                    int first_row, int first_column, const RowVectors& row_vectors,
+  static __device__ __forceinline__ void store_tile(const Arguments& p, const Cta& cta, const Tile& tile, int warpgroup,
+                                                    int done, int first_row, const RowVectors& row_vectors,
                                                     Accumulator (&sums)[kSlabs][kAccumulators], int& stored_chunks) {
     const int buffer = done % kVectorBuffers;  // ping-pong: one a warpgroup, or parities could alias
     ptx::barrier_wait(vectors_full(cta, buffer), (done / kVectorBuffers) & 1);
-    const bool plain = p.bias == nullptr && (kFloat || p.azp_adj == nullptr);
+    const bool plain = kGrouped || (p.bias == nullptr && (kFloat || p.azp_adj == nullptr));
 #pragma unroll
     for (int slab = 0; slab < kSlabs; ++slab) {
       const int slab_row = first_row + slab * kSlabRows;
-      if (slab_row >= row_limit(p)) break;  // the same for the whole warpgroup, as below
+      if (slab_row >= row_limit(p, tile)) break;  // the same for the whole warpgroup, as below
 #pragma unroll
       for (int chunk = 0; chunk < kGeometry.chunks; ++chunk) {
         const int offset = chunk * kChunk < kColumns - kChunk ? chunk * kChunk : kColumns - kChunk;
-        const int chunk_column = first_column + offset;
-        if (chunk_column >= column_limit(p)) break;
+        const int chunk_column = tile.column + offset;
+        if (chunk_column >= column_limit(p, tile)) break;
         float values[kGroups][4];
         if (plain)
           scale_chunk<false>(p, cta, buffer, slab, chunk_column, offset, row_vectors, sums, values);
         else
           scale_chunk<true>(p, cta, buffer, slab, chunk_column, offset, row_vectors, sums, values);
         if (p.output == OutputKind::float32)
-          store_chunk_float32(p, slab_row, chunk_column, values);
+          store_chunk_float32(p, tile, slab_row, chunk_column, values);
         else
-          store_chunk_16bit(p, cta, warpgroup, slab_row, chunk_column, values, stored_chunks);
+          store_chunk_16bit(p, cta, tile, warpgroup, slab_row, chunk_column, values, stored_chunks);
       }
     }
     ptx::barrier_arrive(vectors_full(cta, buffer) + 8);
@@ -728,7 +1056,7 @@ struct Gemm {
   // kAdds: there is a bias or a zero point. Without, the bias is -0, which fma32 adds without a trace: not even a zero's sign
   // changes, and rn32(scale_a * t) is what is left.
   template <bool kAdds>
-  static __device__ __forceinline__ void scale_chunk(const Parameters& p, const Cta& cta, int buffer, int slab,
+  static __device__ __forceinline__ void scale_chunk(const Arguments& p, const Cta& cta, int buffer, int slab,
                                                      int chunk_column, int offset, const RowVectors& row_vectors,
                                                      const Accumulator (&sums)[kSlabs][kAccumulators],
                                                      float (&values)[kGroups][4]) {
@@ -780,22 +1108,22 @@ struct Gemm {
   }
 
   // Straight from registers: a warp's stores cover whole 32-byte sectors either way.
-  static __device__ __forceinline__ void store_chunk_float32(const Parameters& p, int slab_row, int chunk_column,
-                                                             const float (&values)[kGroups][4]) {
+  static __device__ __forceinline__ void store_chunk_float32(const Arguments& p, const Tile& tile, int slab_row,
+                                                             int chunk_column, const float (&values)[kGroups][4]) {
     const int lane = threadIdx.x % 32;
     const int row = slab_row + (threadIdx.x / 32 % 4) * 16 + lane / 4;
-    float* out = static_cast<float*>(p.out);
+    float* out = static_cast<float*>(p.out) + output_begin(p, tile);
 #pragma unroll
     for (int group = 0; group < kGroups; ++group) {
       const int column = chunk_column + group * 8 + lane % 4 * 2;
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         const int r = row + half * 8;
-        if (r >= row_limit(p)) continue;
+        if (r >= row_limit(p, tile)) continue;
         if constexpr (kSwap) {
 #pragma unroll
           for (int i = 0; i < 2; ++i)
-            if (column + i < p.m) out[(column + i) * p.out_stride + r] = values[group][half * 2 + i];
+            if (column + i < token_limit(p, tile)) out[(column + i) * p.out_stride + r] = values[group][half * 2 + i];
         } else {
           float* to = out + r * p.out_stride + column;
           if (p.vector_store && column + 1 < p.n) {
@@ -811,8 +1139,8 @@ struct Gemm {
 
   // Through a staging buffer in the output's own order (transposed where swapped), then by the copy engine, which clips at
   // the edges, or 16 bytes a thread where pitch or base are not for it.
-  static __device__ __forceinline__ void store_chunk_16bit(const Parameters& p, const Cta& cta, int warpgroup,
-                                                           int slab_row, int chunk_column,
+  static __device__ __forceinline__ void store_chunk_16bit(const Arguments& p, const Cta& cta, const Tile& tile,
+                                                           int warpgroup, int slab_row, int chunk_column,
                                                            const float (&values)[kGroups][4], int& stored_chunks) {
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % 4, thread = threadIdx.x % 128;
     const std::uint32_t staging =
@@ -846,8 +1174,15 @@ struct Gemm {
     ptx::fence_for_copy_engine();
     ptx::named_barrier_sync(kStagingBarrier + warpgroup, 128);
     const int token = kSwap ? chunk_column : slab_row, feature = kSwap ? slab_row : chunk_column;
-    if (p.store_by_tma) {
-      if (thread == 0) ptx::store_box(&p.output_map, staging, feature, token);
+    // The copy engine clips at the output's edges, not at an expert's last row.
+    const bool by_copy_engine = p.store_by_tma && (!kGrouped || token + kGeometry.output_box_outer <= tile.token_end);
+    if (by_copy_engine) {
+      if (thread == 0) {
+        if constexpr (kGrouped)
+          ptx::store_box(&p.output_map, staging, feature, token, tile.plane);
+        else
+          ptx::store_box(&p.output_map, staging, feature, token);
+      }
     } else {
       constexpr int kPieces = kGeometry.output_box_inner / 8;
 #pragma unroll 1
@@ -855,8 +1190,9 @@ struct Gemm {
         const int line = i / kPieces, piece = i % kPieces;
         const uint4 words = ptx::load_shared_16(staging + staged(line, piece));
         const int left = p.n - feature - piece * 8;
-        if (token + line >= p.m || left <= 0) continue;
-        std::uint16_t* to = static_cast<std::uint16_t*>(p.out) + (token + line) * p.out_stride + feature + piece * 8;
+        if (token + line >= token_limit(p, tile) || left <= 0) continue;
+        std::uint16_t* to = static_cast<std::uint16_t*>(p.out) + output_begin(p, tile) + (token + line) * p.out_stride +
+                            feature + piece * 8;
         if (p.vector_store && left >= 8) {
           *reinterpret_cast<uint4*>(to) = words;
         } else {
@@ -870,6 +1206,85 @@ struct Gemm {
     }
     if (thread == 0) ptx::store_commit();  // one group a chunk either way: store_wait_read counts them
     ++stored_chunks;
+  }
+
+  // ---- grouped: what no tile stores ------------------------------------------------------------------------------------
+
+  // By the consumers, after their tiles: rows of no expert become zeros where that is asked for, and experts whose pitches
+  // the tensor maps do not have (a caller's own, or hostile ones) are multiplied element by element.
+  static __device__ __forceinline__ void finish_experts(const Arguments& p, const Cta& cta) {
+    const GroupedGemmProblem& problem = p.problem;
+    if (problem.clear_unowned) {
+      if (problem.form == GroupedForm::masked) {
+        for (int expert = 0; expert < problem.experts; ++expert)
+          clear_rows(p, expert, static_cast<int>(limited(read_index(problem.expert_rows, expert), 0, problem.rows)),
+                     p.m);
+      } else {
+        const bool any = problem.experts > 0;
+        const int begin = any ? static_cast<int>(ptx::load_shared_word(header(cta, kOwnedBegin))) : 0;
+        const int end = any ? static_cast<int>(ptx::load_shared_word(header(cta, kOwnedEnd))) : 0;
+        clear_rows(p, 0, 0, begin);
+        clear_rows(p, 0, end, p.m);
+      }
+    }
+    if (problem.form == GroupedForm::dropin && ptx::load_shared_word(header(cta, kOtherPitches)) != 0)
+      multiply_other_pitches(p);
+  }
+
+  static __device__ __forceinline__ void clear_rows(const Arguments& p, int plane, int begin, int end) {
+    const int element = p.output == OutputKind::float32 ? 4 : 2;
+    const bool wide = reinterpret_cast<std::uintptr_t>(p.out) % 16 == 0 && p.out_stride * element % 16 == 0 &&
+                      p.problem.out_expert_stride * element % 16 == 0 && p.n * element % 16 == 0;
+    const int step = wide ? 16 : element;
+    for (int row = begin + blockIdx.x; row < end; row += gridDim.x) {
+      char* to = static_cast<char*>(p.out) + (plane * p.problem.out_expert_stride + row * p.out_stride) * element;
+      for (std::int64_t at = std::int64_t{threadIdx.x} * step; at < std::int64_t{p.n} * element;
+           at += kConsumers * 128 * step) {
+        if (wide)
+          *reinterpret_cast<uint4*>(to + at) = make_uint4(0, 0, 0, 0);
+        else if (element == 4)
+          *reinterpret_cast<std::uint32_t*>(to + at) = 0;
+        else
+          *reinterpret_cast<std::uint16_t*>(to + at) = 0;
+      }
+    }
+  }
+
+  static __device__ __forceinline__ void multiply_other_pitches(const Arguments& p) {
+    const GroupedGemmProblem& problem = p.problem;
+    std::int64_t owned_end = 0;
+    for (int expert = 0; expert < problem.experts; ++expert) {
+      const ExpertShare share = next_share(problem, expert, owned_end);
+      if (share.rows == 0 || mapped(problem, share)) continue;
+      const GemmProblem dense = expert_problem(problem, expert, share);
+      for (std::int64_t i = std::int64_t{blockIdx.x} * (kConsumers * 128) + threadIdx.x; i < share.rows * problem.n;
+           i += std::int64_t{gridDim.x} * (kConsumers * 128)) {
+        const std::int64_t row = i / problem.n, column = i % problem.n;
+        const std::uint8_t* a = static_cast<const std::uint8_t*>(dense.a) + row * dense.a_stride;
+        const std::uint8_t* b = static_cast<const std::uint8_t*>(dense.b) + column * dense.b_stride;
+        float sum = 0;
+        if constexpr (kFloat) {
+          for (std::int64_t block = 0; block < dense.k; block += kScaleBlockElements) {
+            float block_sum = 0;
+            for (std::int64_t k = block; k < min(block + kScaleBlockElements, dense.k); ++k)
+              block_sum = numerics::fma32(numerics::float8_e4m3fn_to_float(a[k]),
+                                          numerics::float8_e4m3fn_to_float(b[k]), block_sum);
+            sum = numerics::add32(sum, block_sum);
+          }
+        } else {
+          std::int32_t exact = 0;
+          for (std::int64_t k = 0; k < dense.k; ++k)
+            exact += static_cast<std::int8_t>(a[k]) * static_cast<std::int8_t>(b[k]);
+          sum = __int2float_rn(exact);
+        }
+        const float value =
+            numerics::mul32(dense.scale_a.data[row * dense.scale_a.outer_stride],
+                            numerics::mul32(dense.scale_b.data[column * dense.scale_b.outer_stride], sum));
+        static_cast<std::uint16_t*>(dense.out)[row * dense.out_stride + column] =
+            dense.output_dtype == DType::float16 ? numerics::float_to_float16(value)
+                                                 : numerics::float_to_bfloat16(value);
+      }
+    }
   }
 
   // Byte offset of 16-byte piece `piece` of line `line` in a staging buffer, swizzled as the output map is.

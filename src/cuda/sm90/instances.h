@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The kernels that cmake/KernelInstances.cmake compiles, one a row of plan/sm90.h.
+// The kernels that cmake/KernelInstances.cmake compiles, one a row of plan/sm90.h and plan/sm90_grouped.h.
 #pragma once
 
 namespace evergemm::sm90 {
@@ -8,8 +8,14 @@ namespace evergemm::sm90 {
 template <int kTile>
 const void* kernel_of();
 
+// The same for kSm90GroupedTiles.
+template <int kTile>
+const void* grouped_kernel_of();
+
 // The plain kernel (simple.cu); its only argument is the GemmProblem.
 const void* simple_kernel();
+// The plain grouped kernel; its only argument is the GroupedGemmProblem.
+const void* grouped_simple_kernel();
 inline constexpr int kSimpleTile = 64, kSimpleThreads = 256;  // outputs along each side of a tile; threads of a block
 
 }  // namespace evergemm::sm90

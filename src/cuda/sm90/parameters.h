@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-// What a launch hands to a tensor-core kernel: everything that is a run-time value, in one struct passed by value.
+// What a launch hands to a tensor-core kernel: everything that is a run-time value, in one struct passed by value (a grouped
+// product: two of them, one inside the other).
 // Must not go here: tile sizes (tile_geometry.h), anything that only the host needs.
 #pragma once
 #include <cuda.h>
 
 #include <cstdint>
+
+#include "evergemm/moe.h"
 
 namespace evergemm::sm90 {
 
@@ -42,6 +45,14 @@ struct Parameters {
   std::int32_t vector_store;      // 16-byte (16-bit output) or 8-byte (fp32 output) stores are aligned
   std::int32_t prefetch_weights;  // while the kernel before this one ends, bring the first weights into L2
   std::int32_t stream_weights;    // weights pass through L2 once, tokens stay
+};
+
+// A grouped product: the maps have a third dimension, of experts. rows_map or columns_map, whichever is the weights', is
+// [experts, n, k]; tokens, output and token scales have a plane an expert where the form is masked, and one plane otherwise.
+// m is the rows of a plane; tiles_rows and tiles_columns are counted on the device.
+struct GroupedParameters : Parameters {
+  GroupedGemmProblem problem;
+  std::int32_t tiles_features;  // in tiles of a whole cluster
 };
 
 }  // namespace evergemm::sm90

@@ -136,6 +136,15 @@ EVERGEMM_PTX void load_box(std::uint32_t destination, const CUtensorMap* map, in
       "l"(map), "r"(inner), "r"(outer), "r"(barrier), "l"(policy)
       : "memory");
 }
+// Of a map with three dimensions.
+EVERGEMM_PTX void load_box(std::uint32_t destination, const CUtensorMap* map, int inner, int outer, int plane,
+                           std::uint32_t barrier, std::uint64_t policy) {
+  asm volatile(
+      "cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint"
+      " [%0], [%1, {%2, %3, %4}], [%5], %6;" ::"r"(destination),
+      "l"(map), "r"(inner), "r"(outer), "r"(plane), "r"(barrier), "l"(policy)
+      : "memory");
+}
 // To the same offset in every CTA of `mask`, counted on each one's own barrier.
 EVERGEMM_PTX void load_box_multicast(std::uint32_t destination, const CUtensorMap* map, int inner, int outer,
                                      std::uint32_t barrier, std::uint64_t policy, std::uint16_t mask) {
@@ -144,6 +153,19 @@ EVERGEMM_PTX void load_box_multicast(std::uint32_t destination, const CUtensorMa
       " [%0], [%1, {%2, %3}], [%4], %5, %6;" ::"r"(destination),
       "l"(map), "r"(inner), "r"(outer), "r"(barrier), "h"(mask), "l"(policy)
       : "memory");
+}
+EVERGEMM_PTX void load_box_multicast(std::uint32_t destination, const CUtensorMap* map, int inner, int outer, int plane,
+                                     std::uint32_t barrier, std::uint64_t policy, std::uint16_t mask) {
+  asm volatile(
+      "cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster.L2::cache_hint"
+      " [%0], [%1, {%2, %3, %4}], [%5], %6, %7;" ::"r"(destination),
+      "l"(map), "r"(inner), "r"(outer), "r"(plane), "r"(barrier), "h"(mask), "l"(policy)
+      : "memory");
+}
+EVERGEMM_PTX void store_box(const CUtensorMap* map, std::uint32_t source, int inner, int outer, int plane) {
+  asm volatile("cp.async.bulk.tensor.3d.global.shared::cta.bulk_group [%0, {%2, %3, %4}], [%1];" ::"l"(map),
+               "r"(source), "r"(inner), "r"(outer), "r"(plane)
+               : "memory");
 }
 EVERGEMM_PTX void store_box(const CUtensorMap* map, std::uint32_t source, int inner, int outer) {
   asm volatile("cp.async.bulk.tensor.2d.global.shared::cta.bulk_group [%0, {%2, %3}], [%1];" ::"l"(map), "r"(source),
@@ -223,6 +245,11 @@ EVERGEMM_PTX uint4 load_shared_16(std::uint32_t address) {
                : "r"(address)
                : "memory");
   return value;
+}
+EVERGEMM_PTX void store_shared_16(std::uint32_t address, uint4 value) {
+  asm volatile("st.shared.v4.b32 [%0], {%1, %2, %3, %4};" ::"r"(address), "r"(value.x), "r"(value.y), "r"(value.z),
+               "r"(value.w)
+               : "memory");
 }
 EVERGEMM_PTX void store_shared(std::uint32_t address, float value) {
   asm volatile("st.shared.f32 [%0], %1;" ::"r"(address), "f"(value) : "memory");

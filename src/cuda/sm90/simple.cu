@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// sm90_simple: the plain kernel behind the tensor-core rows. Any shape, any stride, any alignment; loads a byte at a time and
+// sm90_simple and sm90_grouped_simple: the plain kernels behind the tensor-core rows. Any shape, any stride, any alignment; loads a byte at a time and
 // multiplies in int32 or fp32, in the order of the reference: sums of 128 of k, ascending, added to the total.
 // Must not go here: anything that makes it fast at the price of a case that it cannot run.
 #include <cuda_runtime.h>
@@ -7,7 +7,9 @@
 #include <cstdint>
 #include <type_traits>
 
+#include "cuda/sm90/expert_problem.cuh"
 #include "cuda/sm90/instances.h"
+#include "evergemm/moe_index.h"
 #include "evergemm/numerics.h"
 #include "evergemm/problem.h"
 
@@ -155,5 +157,57 @@ extern "C" __global__ void __launch_bounds__(evergemm::sm90::kSimpleThreads)
 }
 
 namespace evergemm::sm90 {
+namespace {
+
+__device__ void clear_rows(const GroupedGemmProblem& p, std::int64_t expert, std::int64_t begin, std::int64_t end) {
+  for (std::int64_t row = begin + blockIdx.x; row < end; row += gridDim.x)
+    for (std::int64_t column = threadIdx.x; column < p.n; column += kSimpleThreads) {
+      const std::int64_t at = expert * p.out_expert_stride + row * p.out_stride + column;
+      if (p.output_dtype == DType::float32)
+        static_cast<float*>(p.out)[at] = 0;
+      else
+        static_cast<std::uint16_t*>(p.out)[at] = 0;
+    }
+}
+
+}  // namespace
+}  // namespace evergemm::sm90
+
+// Every block walks all experts, in order, and takes its tiles of those of all.
+extern "C" __global__ void __launch_bounds__(evergemm::sm90::kSimpleThreads)
+    sm90_grouped_simple(const __grid_constant__ evergemm::GroupedGemmProblem p) {
+  using namespace evergemm;
+  using sm90::kSimpleTile;
+  __shared__ std::uint32_t a_words[sm90::kDepth][kSimpleTile + 1], b_words[sm90::kDepth][kSimpleTile + 1];
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+  const std::int64_t tile_columns = (p.n + kSimpleTile - 1) / kSimpleTile;
+  std::int64_t owned_end = 0, tiles_before = 0, cleared = 0;
+  for (std::int64_t expert = 0; expert < p.experts; ++expert) {
+    const ExpertShare share = next_share(p, expert, owned_end);
+    if (p.clear_unowned && p.form == GroupedForm::masked)
+      sm90::clear_rows(p, expert, share.rows, p.rows);
+    else if (p.clear_unowned)
+      sm90::clear_rows(p, 0, cleared, share.first_row);
+    cleared = share.first_row + share.rows;
+    const GemmProblem dense = sm90::expert_problem(p, expert, share);
+    const std::int64_t tiles = (share.rows + kSimpleTile - 1) / kSimpleTile * tile_columns;
+    const std::int64_t skipped = (blockIdx.x + gridDim.x - tiles_before % gridDim.x) % gridDim.x;
+    for (std::int64_t tile = skipped; tile < tiles; tile += gridDim.x) {
+      const std::int64_t row = tile / tile_columns * kSimpleTile, column = tile % tile_columns * kSimpleTile;
+      if (p.input_dtype == DType::int8)
+        sm90::compute_tile(dense, row, column,
+                           reinterpret_cast<std::int32_t (&)[sm90::kDepth][kSimpleTile + 1]>(a_words),
+                           reinterpret_cast<std::int32_t (&)[sm90::kDepth][kSimpleTile + 1]>(b_words));
+      else
+        sm90::compute_tile(dense, row, column, reinterpret_cast<float (&)[sm90::kDepth][kSimpleTile + 1]>(a_words),
+                           reinterpret_cast<float (&)[sm90::kDepth][kSimpleTile + 1]>(b_words));
+    }
+    tiles_before += tiles;
+  }
+  if (p.clear_unowned && p.form != GroupedForm::masked) sm90::clear_rows(p, 0, cleared, p.rows);
+}
+
+namespace evergemm::sm90 {
+const void* grouped_simple_kernel() { return reinterpret_cast<const void*>(&sm90_grouped_simple); }
 const void* simple_kernel() { return reinterpret_cast<const void*>(&sm90_simple); }
 }  // namespace evergemm::sm90
