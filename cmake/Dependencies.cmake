@@ -24,8 +24,10 @@ function(evergemm_check_compiler)
 endfunction()
 
 # ---- GPU architectures -----------------------------------------------------------------------------------------------
-# Architectures that src/cuda has kernels for.
-set(EVERGEMM_KNOWN_ARCHITECTURES sm90a)
+# Architectures that src/cuda has kernels for: sm90a has a family of its own beside the portable one.
+set(EVERGEMM_KNOWN_ARCHITECTURES sm75 sm80 sm86 sm89 sm90a sm100 sm103 sm110 sm120 sm121)
+# What `all` adds as PTX, which the driver translates for GPUs that came after this list.
+set(EVERGEMM_PTX_ARCHITECTURE 120)
 # The oldest compiler that these kernels are built with; its runtime is linked statically and asks for driver >= 580.
 set(EVERGEMM_MINIMUM_NVCC 13.0)
 
@@ -120,6 +122,9 @@ function(evergemm_resolve_architectures out_architectures out_nvcc)
   endif()
   message(STATUS "evergemm: GPU architectures: ${wanted} (nvcc ${version})")
   list(TRANSFORM wanted REPLACE "^sm(.+)$" "\\1-real")
+  if(EVERGEMM_ARCHS STREQUAL "all")
+    list(APPEND wanted ${EVERGEMM_PTX_ARCHITECTURE}-virtual)
+  endif()
   set(${out_architectures} "${wanted}" PARENT_SCOPE)
   set(${out_nvcc} "${EVERGEMM_NVCC}" PARENT_SCOPE)
 endfunction()

@@ -64,28 +64,52 @@ function(evergemm_portable_instances out architectures)
 
   set(names "")
   set(entries "")
+  set(grouped_entries "")
   set(declarations "")
   set(previous_memory 0)
   foreach(line IN LISTS lines)
-    if(NOT line MATCHES "^row ([a-z0-9_]+) ([0-9]) ([0-9]+)$")
+    if(NOT line MATCHES "^row ([a-z0-9_]+) ([0-9]) ([0-9]+) ([01])$")
       continue()
     endif()
     set(name ${CMAKE_MATCH_1}${instances_SUFFIX})
+    set(grouped_name ${CMAKE_MATCH_1}_grouped${instances_SUFFIX})
     set(memory ${CMAKE_MATCH_2})
     set(row ${CMAKE_MATCH_3})
+    set(has_grouped ${CMAKE_MATCH_4})
     if(NOT memory EQUAL previous_memory)
       string(APPEND entries "    }}, {{\n")
+      string(APPEND grouped_entries "    }}, {{\n")
       set(previous_memory ${memory})
     endif()
     if(NOT architectures_of_${memory})
       string(APPEND entries "        nullptr,\n")
+      string(APPEND grouped_entries "        nullptr,\n")
       continue()
     endif()
     string(APPEND entries "        &address_of_${name},\n")
+    set(grouped_kernel "")
+    if(has_grouped)
+      string(APPEND grouped_entries "        &address_of_${grouped_name},\n")
+      string(CONFIGURE [[
+extern "C" __global__ void __launch_bounds__(kThreads)
+    @grouped_name@(const __grid_constant__ evergemm::portable::GroupedParameters p) {
+  Kernel::run_grouped(p);
+}
+
+namespace evergemm::portable {
+const void* address_of_@grouped_name@() { return reinterpret_cast<const void*>(&@grouped_name@); }
+}  // namespace evergemm::portable
+]] grouped_kernel @ONLY)
+    else()
+      string(APPEND grouped_entries "        nullptr,\n")
+    endif()
     if(NOT name IN_LIST names)  # two classes may have the same row
       list(APPEND names ${name})
       set(architectures_of_${name} "")
       string(APPEND declarations "const void* address_of_${name}();\n")
+      if(has_grouped)
+        string(APPEND declarations "const void* address_of_${grouped_name}();\n")
+      endif()
     endif()
     list(APPEND architectures_of_${name} ${architectures_of_${memory}})
     file(CONFIGURE OUTPUT ${folder}/${name}.cu @ONLY CONTENT
@@ -106,7 +130,7 @@ extern \"C\" __global__ void __launch_bounds__(kThreads) @name@(const __grid_con
 namespace evergemm::portable {
 const void* address_of_@name@() { return reinterpret_cast<const void*>(&@name@); }
 }  // namespace evergemm::portable
-")
+@grouped_kernel@")
   endforeach()
 
   file(CONFIGURE OUTPUT ${folder}/kernels${instances_SUFFIX}.cpp @ONLY CONTENT
@@ -120,6 +144,10 @@ namespace evergemm::portable {
 extern const Kernels kKernels@instances_SUFFIX@;
 const Kernels kKernels@instances_SUFFIX@ = {{{{
 @entries@    }}}};
+
+extern const Kernels kGroupedKernels@instances_SUFFIX@;
+const Kernels kGroupedKernels@instances_SUFFIX@ = {{{{
+@grouped_entries@    }}}};
 
 }  // namespace evergemm::portable
 ")

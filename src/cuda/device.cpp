@@ -46,12 +46,18 @@ bool architecture_of(int major, int minor, Architecture& architecture) {
       Known{10, 3, Architecture::sm103}, Known{11, 0, Architecture::sm110}, Known{12, 0, Architecture::sm120},
       Known{12, 1, Architecture::sm121},
   };
-  for (const Known& entry : known)
-    if (entry.major == major && entry.minor == minor) {
-      architecture = entry.architecture;
-      return true;
-    }
-  return false;
+  // A GPU that came later runs machine code of its own generation's earlier members (but for sm_90a's, which is for that GPU
+  // alone), and beyond the last generation what the driver makes of the newest PTX.
+  bool found = false;
+  for (const Known& entry : known) {
+    const bool same = entry.major == major && entry.minor == minor;
+    const bool successor = entry.major == major && entry.minor < minor && entry.architecture != Architecture::sm90a;
+    const bool beyond = entry.architecture == Architecture::sm120 && major > known.back().major;
+    if (!same && !successor && !beyond) continue;
+    architecture = entry.architecture;
+    found = true;
+  }
+  return found;
 }
 
 }  // namespace

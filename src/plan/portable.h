@@ -171,6 +171,19 @@ static_assert(rows_fit(kPortableArchitectures[8]), "sm_120");
 static_assert(rows_fit(kPortableArchitectures[9]), "sm_121");
 static_assert(kPortableArchitectures.size() == 10);
 
+// Rows that are compiled for grouped products too.
+constexpr bool has_grouped(const PortableTile& tile) {
+  return (tile.n == 64 && tile.m < 64) || (tile.n == 128 && tile.m <= 128);
+}
+
+// "portable_int8_128x128x64_s3_grouped".
+constexpr RowName grouped_name_of(const PortableTile& tile) {
+  RowName name = name_of(tile);
+  std::size_t length = name.view().size();
+  for (const char letter : std::string_view("_grouped")) name.text[length++] = letter;
+  return name;
+}
+
 constexpr std::int32_t portable_row(Mainloop mainloop, std::int32_t m, std::int32_t n) {
   for (std::size_t row = 0; row < kPortableRows; ++row)
     if (kPortableTuringRows[row].mainloop == mainloop && kPortableTuringRows[row].m == m &&
@@ -212,6 +225,29 @@ inline constexpr std::array kPortablePromotedRules = {
     Rule{any, any, any, portable_row(Mainloop::fp8_promoted, 128, 128), kPortableLarge},
 };
 static_assert(well_formed(kPortableInt8Rules) && well_formed(kPortableFp8Rules) && well_formed(kPortablePromotedRules));
+
+// By the rows of an expert on average, which is what the host knows. m alone decides.
+constexpr auto portable_grouped_rules_of(Mainloop mainloop) {
+  return std::array{
+      Rule{16, any, any, portable_row(mainloop, 16, 64), kPortableStream},
+      Rule{48, any, any, portable_row(mainloop, 32, 64), kPortableStream},
+      Rule{128, any, any, portable_row(mainloop, 64, 128), kPortableMiddle},
+      Rule{any, any, any, portable_row(mainloop, 128, 128), kPortableLarge},
+  };
+}
+inline constexpr auto kPortableGroupedInt8Rules = portable_grouped_rules_of(Mainloop::int8);
+inline constexpr auto kPortableGroupedFp8Rules = portable_grouped_rules_of(Mainloop::fp8_fast);
+inline constexpr auto kPortableGroupedPromotedRules = portable_grouped_rules_of(Mainloop::fp8_promoted);
+
+template <std::size_t N>
+constexpr bool portable_grouped_rows_exist(const std::array<Rule, N>& rules) {
+  for (const Rule& rule : rules)
+    if (rule.row < 0 || !has_grouped(kPortableTuringRows[static_cast<std::size_t>(rule.row)])) return false;
+  return well_formed(rules);
+}
+static_assert(portable_grouped_rows_exist(kPortableGroupedInt8Rules) &&
+              portable_grouped_rows_exist(kPortableGroupedFp8Rules) &&
+              portable_grouped_rows_exist(kPortableGroupedPromotedRules));
 
 template <std::size_t N>
 constexpr bool portable_rows_exist(const std::array<Rule, N>& rules) {

@@ -12,9 +12,11 @@
 #include "cuda/portable/launch.h"
 #include "cuda/registry.h"
 #include "gemm_cases.h"
+#include "plan/portable_grouped.h"
 
 namespace evergemm::portable {
 extern const Kernels kKernels_ptx75, kKernels_ptx80, kKernels_ptx89;
+extern const Kernels kGroupedKernels_ptx75, kGroupedKernels_ptx80, kGroupedKernels_ptx89;
 }  // namespace evergemm::portable
 
 namespace evergemm::gpu_test {
@@ -38,14 +40,15 @@ struct VariantOfBuild {
   const char* name;
   MemoryClass memory;
   const portable::Kernels* kernels;
+  const portable::Kernels* grouped;
   std::int64_t step;
   int ptx;  // of the code that runs: 10 * major + minor
 };
 const std::array kBuilds = {
-    VariantOfBuild{"native", MemoryClass::large, &portable::kKernels, 16, 90},
-    VariantOfBuild{"ptx75", MemoryClass::turing, &portable::kKernels_ptx75, 8, 75},
-    VariantOfBuild{"ptx80", MemoryClass::large, &portable::kKernels_ptx80, 16, 80},
-    VariantOfBuild{"ptx89", MemoryClass::small, &portable::kKernels_ptx89, 16, 89},
+    VariantOfBuild{"native", MemoryClass::large, &portable::kKernels, &portable::kGroupedKernels, 16, 90},
+    VariantOfBuild{"ptx75", MemoryClass::turing, &portable::kKernels_ptx75, &portable::kGroupedKernels_ptx75, 8, 75},
+    VariantOfBuild{"ptx80", MemoryClass::large, &portable::kKernels_ptx80, &portable::kGroupedKernels_ptx80, 16, 80},
+    VariantOfBuild{"ptx89", MemoryClass::small, &portable::kKernels_ptx89, &portable::kGroupedKernels_ptx89, 16, 89},
 };
 
 struct Options {
@@ -53,10 +56,10 @@ struct Options {
   bool quick = false;
 };
 
-portable::Row& row_of(const VariantOfBuild& build, std::size_t row) {
-  static std::array<std::array<portable::Row, kPortableRows>, kBuilds.size()> rows;
-  portable::Row& entry = rows[static_cast<std::size_t>(&build - kBuilds.data())][row];
-  entry.kernel_of = (*build.kernels)[static_cast<std::size_t>(build.memory)][row];
+portable::Row& row_of(const VariantOfBuild& build, std::size_t row, bool grouped = false) {
+  static std::array<std::array<std::array<portable::Row, kPortableRows>, kBuilds.size()>, 2> rows;
+  portable::Row& entry = rows[grouped ? 1 : 0][static_cast<std::size_t>(&build - kBuilds.data())][row];
+  entry.kernel_of = (grouped ? *build.grouped : *build.kernels)[static_cast<std::size_t>(build.memory)][row];
   return entry;
 }
 const PortableTile& tile_of(const VariantOfBuild& build, std::size_t row) {
@@ -154,6 +157,166 @@ std::string run_forced_rows(const Options& options, Kind kind, std::int64_t& cas
       }
     }
   return failed == 0 ? "" : std::to_string(failed) + " failures" + failures;
+}
+
+// Grouped products give the bits that the dense kernel of the same row gives each expert, and touch what it would: that one is
+// judged above. Offsets, counts and size triples are any numbers.
+std::string run_grouped_rows(const Options& options, Kind kind, std::int64_t& cases) {
+  Random random{static_cast<std::uint64_t>(kind) * 77 + 3};
+  struct Group {
+    std::int64_t experts, rows, n, k;
+  };
+  constexpr Group kGroups[] = {{1, 5, 64, 128}, {8, 100, 136, 272}, {37, 300, 200, 259}, {300, 520, 72, 130}};
+  int index = 0;
+  for (const Group& group : kGroups)
+    for (const GroupedForm form : {GroupedForm::ragged, GroupedForm::masked, GroupedForm::dropin})
+      for (const bool hostile : {false, true}) {
+        ++index;
+        if (kind == Kind::block && form == GroupedForm::dropin) continue;
+        if (form == GroupedForm::masked && group.experts > 100) continue;
+        const std::int64_t experts = group.experts, n = group.n, k = group.k;
+        const std::int64_t rows = form == GroupedForm::masked ? group.rows / 3 + 1 : group.rows;
+        const std::int64_t all_rows = form == GroupedForm::masked ? rows * experts : rows;
+        const std::int64_t pad = form == GroupedForm::dropin ? 0 : index % 3 * 8, item = index % 2 == 0 ? 2 : 4;
+        const std::int64_t pitch = k + pad, out_pitch = n + pad, blocks = (k + 127) / 128, features = (n + 127) / 128;
+        std::vector<std::uint8_t> a(static_cast<std::size_t>(all_rows * pitch)),
+            b(static_cast<std::size_t>(experts * n * pitch));
+        for (std::vector<std::uint8_t>* operand : {&a, &b})
+          for (std::uint8_t& code : *operand)
+            code = static_cast<std::uint8_t>(kind == Kind::int8 ? random.next() >> 20
+                                                                : random.below(2) * 128 + random.below(0x50));
+        std::vector<float> scale_a(static_cast<std::size_t>(all_rows * blocks)),
+            scale_b(static_cast<std::size_t>(experts * n * blocks));
+        for (std::vector<float>* scales : {&scale_a, &scale_b})
+          for (float& scale : *scales) scale = static_cast<float>(0.01 + random.uniform());
+        // how many rows each expert has: most few, one many
+        std::vector<std::int64_t> counts(static_cast<std::size_t>(experts), 0);
+        for (std::int64_t row = 0; row < rows * 9 / 10; ++row)
+          ++counts[static_cast<std::size_t>(row % 3 == 0 ? experts / 2 : random.below(experts))];
+        std::vector<std::int32_t> offsets(static_cast<std::size_t>(experts + 1), 0), sizes;
+        std::vector<std::int64_t> pitches_a, pitches_b, pitches_out;
+        for (std::int64_t e = 0; e < experts; ++e)
+          offsets[static_cast<std::size_t>(e + 1)] =
+              offsets[static_cast<std::size_t>(e)] + static_cast<std::int32_t>(counts[static_cast<std::size_t>(e)]);
+        if (form == GroupedForm::masked)
+          for (std::int64_t e = 0; e < experts; ++e)
+            offsets[static_cast<std::size_t>(e)] = static_cast<std::int32_t>(random.below(rows + 1));
+        const auto wild = [&random, rows] {
+          constexpr std::array<std::int32_t, 4> kWild = {-1, -2147483647 - 1, 2147483647, 7};
+          return random.below(2) == 0 ? kWild[static_cast<std::size_t>(random.below(4))]
+                                      : static_cast<std::int32_t>(random.below(rows + 3));
+        };
+        if (hostile)
+          for (std::int32_t& offset : offsets)
+            if (random.below(3) == 0) offset = wild();
+        for (std::int64_t e = 0; e < experts; ++e) {
+          const auto m = static_cast<std::int32_t>(counts[static_cast<std::size_t>(e)]);
+          const bool odd = hostile && random.below(4) == 0;
+          sizes.insert(sizes.end(), {odd ? wild() : m, static_cast<std::int32_t>(n), static_cast<std::int32_t>(k)});
+          if (index % 2 == 0) std::swap(sizes[sizes.size() - 3], sizes[sizes.size() - 2]);
+          pitches_a.push_back(odd && random.below(2) == 0 ? wild() : k);
+          pitches_b.push_back(odd && random.below(4) == 0 ? wild() : k);
+          pitches_out.push_back(odd && random.below(2) == 0 ? wild() : n);
+        }
+        const auto bytes = [](const auto& values) {
+          return static_cast<std::int64_t>(values.size() * sizeof(values[0]));
+        };
+        DeviceBuffer da(bytes(a)), db(bytes(b)), dsa(bytes(scale_a)), dsb(bytes(scale_b)), doff(bytes(offsets)),
+            dsizes(bytes(sizes)), dpa(bytes(pitches_a)), dpb(bytes(pitches_b)), dpo(bytes(pitches_out)),
+            got(all_rows * out_pitch * item), wanted(all_rows * out_pitch * item);
+        da.fill(a.data(), bytes(a));
+        db.fill(b.data(), bytes(b));
+        dsa.fill(scale_a.data(), bytes(scale_a));
+        dsb.fill(scale_b.data(), bytes(scale_b));
+        doff.fill(offsets.data(), bytes(offsets));
+        dsizes.fill(sizes.data(), bytes(sizes));
+        dpa.fill(pitches_a.data(), bytes(pitches_a));
+        dpb.fill(pitches_b.data(), bytes(pitches_b));
+        dpo.fill(pitches_out.data(), bytes(pitches_out));
+
+        GroupedGemmProblem p;
+        p.form = form;
+        p.experts = experts;
+        p.rows = rows;
+        p.n = n;
+        p.k = k;
+        p.input_dtype = kind == Kind::int8 ? DType::int8 : DType::float8_e4m3fn;
+        p.output_dtype = item == 4 ? DType::float32 : DType::bfloat16;
+        p.a_stride = p.b_stride = pitch;
+        p.a_expert_stride = rows * pitch;
+        p.b_expert_stride = n * pitch;
+        p.out_stride = out_pitch;
+        p.out_expert_stride = rows * out_pitch;
+        if (kind == Kind::block) {
+          p.scale_a = Scale{ScaleMode::BlockWise1x128, nullptr, blocks, 1};
+          p.scale_b = Scale{ScaleMode::BlockWise128x128, nullptr, 1, features};
+          p.scale_b_expert_stride = blocks * features;
+        } else {
+          p.scale_a = Scale{ScaleMode::RowWise, nullptr, 1, 0};
+          p.scale_b = Scale{ScaleMode::RowWise, nullptr, 1, 0};
+          p.scale_b_expert_stride = n;
+        }
+        p.scale_a_expert_stride = form == GroupedForm::masked ? rows * p.scale_a.outer_stride : 0;
+        p.clear_unowned = form != GroupedForm::dropin && index % 3 != 0;
+        p.fast_accumulation = kind == Kind::fast;
+        p.device = Device{DeviceType::cuda, 0};
+        const auto bind = [&](bool host) {
+          GroupedGemmProblem bound = p;
+          const auto pick = [host](auto& values, DeviceBuffer& buffer) {
+            return host ? static_cast<const void*>(values.data()) : static_cast<const void*>(buffer.data());
+          };
+          bound.a = da.data();
+          bound.b = db.data();
+          bound.scale_a.data = reinterpret_cast<const float*>(dsa.data());
+          bound.scale_b.data = reinterpret_cast<const float*>(dsb.data());
+          bound.expert_rows.data = pick(offsets, doff);
+          bound.problem_sizes = static_cast<const std::int32_t*>(pick(sizes, dsizes));
+          bound.a_pitches = Indices{pick(pitches_a, dpa), 1, true};
+          bound.b_pitches = Indices{pick(pitches_b, dpb), 1, true};
+          bound.out_pitches = Indices{pick(pitches_out, dpo), 1, true};
+          return bound;
+        };
+        GroupedGemmProblem on_device = bind(false), on_host = bind(true);  // the host reads indices, kernels the rest
+        for (const VariantOfBuild& build : kBuilds)
+          for (std::size_t row = 0; row < kPortableRows; ++row) {
+            const PortableTile& tile = tile_of(build, row);
+            if (!selected(options, build, row) || tile.mainloop != mainloop_of(kind) || !plan_tables::has_grouped(tile))
+              continue;
+            const std::string text = name_of_row(build, row) + " grouped, " + name(kind) + " form " +
+                                     std::to_string(static_cast<int>(form)) + " experts " + std::to_string(experts) +
+                                     " rows " + std::to_string(rows) + (hostile ? " hostile" : "");
+            plan_tables::GroupedWorkspace layout;
+            if (!plan_tables::grouped_workspace(p, tile.m, layout)) return text + ": no workspace";
+            DeviceBuffer workspace(layout.bytes);
+            got.poison();
+            wanted.poison();
+            on_device.out = got.data();
+            on_host.out = wanted.data();
+            const std::string failure = portable::launch_grouped(text.c_str(), tile, row_of(build, row, true),
+                                                                 on_device, workspace.data(), nullptr, true)
+                                            .text();
+            require(cudaDeviceSynchronize(), text.c_str());
+            if (!failure.empty()) return failure;
+            if (p.clear_unowned)
+              for (std::int64_t line = 0; line < all_rows; ++line)
+                require(cudaMemset(wanted.data() + line * out_pitch * item, 0, static_cast<std::size_t>(n * item)),
+                        "clear");
+            std::int64_t owned_end = 0;
+            for (std::int64_t e = 0; e < experts; ++e) {
+              const ExpertShare share = next_share(on_host, e, owned_end);
+              if (share.rows == 0) continue;
+              const std::string dense = run_row(build, row, problem_of(on_host, e, share, 0, share.rows, 0, n));
+              if (!dense.empty()) return dense;
+            }
+            require(cudaDeviceSynchronize(), text.c_str());
+            ++cases;
+            bool whole = false, wanted_whole = false, workspace_whole = false;
+            if (got.read(whole) != wanted.read(wanted_whole)) return text + ": bits differ from the dense row's";
+            static_cast<void>(workspace.read(workspace_whole));
+            if (!whole || !wanted_whole || !workspace_whole) return text + ": wrote into a red zone";
+          }
+      }
+  return "";
 }
 
 // NaN of either operand reaches its row or column, and nothing else.
@@ -288,6 +451,8 @@ int main(int argument_count, char** arguments) {
     report.test("portable", std::string("rows_") + name(kind),
                 [&](std::int64_t& cases) { return run_forced_rows(options, kind, cases, worst_rms); });
     if (worst_rms > 0) std::printf("  worst RMS error of a tile: %.3f of the emulator's\n", worst_rms);
+    report.test("portable", std::string("grouped_") + name(kind),
+                [&](std::int64_t& cases) { return run_grouped_rows(options, kind, cases); });
   }
   return report.finish(junit);
 }

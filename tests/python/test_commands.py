@@ -99,7 +99,8 @@ def test_unknown_architecture(tmp_path):
     result = configure(tmp_path / "b", "-DEVERGEMM_ARCHS=sm12x")
     assert result.returncode != 0
     assert one_line(result) == (
-        "evergemm: EVERGEMM_ARCHS: expected native, none, all or a list of sm90a; got sm12x; fix: leave it out."
+        "evergemm: EVERGEMM_ARCHS: expected native, none, all or a list of sm75, sm80, sm86, sm89, "
+        "sm90a, sm100, sm103, sm110, sm120, sm121; got sm12x; fix: leave it out."
     )
 
 

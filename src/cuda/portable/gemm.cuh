@@ -19,6 +19,7 @@
 
 #include "cuda/portable/parameters.h"
 #include "cuda/portable/ptx.cuh"
+#include "cuda/sm90/expert_problem.cuh"
 #include "evergemm/problem.h"
 #include "plan/portable.h"
 
@@ -499,6 +500,29 @@ struct Gemm {
     const unsigned rest = index - group * in_group;
     const std::int64_t row = first + rest % height, column = rest / height;
     compute_tile(parameters.problem, row * kM, column * kN, ptx::shared_address(shared_memory));
+  }
+
+  // One product an expert; the tiles that there are come from grouped_schedule.cu. Columns of a row tile lie side by side, so
+  // that an expert's weights pass through L2 once for as many row tiles as are at work.
+  static __device__ __forceinline__ void run_grouped(const GroupedParameters& parameters) {
+    extern __shared__ __align__(128) std::uint8_t shared_memory[];
+    __shared__ __align__(alignof(GemmProblem)) std::uint8_t product_memory[sizeof(GemmProblem)];
+    GemmProblem& product = *reinterpret_cast<GemmProblem*>(product_memory);
+    ptx::wait_for_previous_kernel();
+    ptx::allow_next_kernel();
+    const Schedule& schedule = parameters.schedule;
+    const std::int64_t tiles = *schedule.row_tile_count * parameters.tiles_columns;
+    for (std::int64_t index = blockIdx.x; index < tiles; index += gridDim.x) {
+      const std::int64_t row_tile = index / parameters.tiles_columns;
+      const RowTile at = schedule.row_tiles[row_tile];
+      if (threadIdx.x == 0) {
+        product = sm90::expert_problem(parameters.problem, at.expert, schedule.shares[at.expert]);
+      }
+      __syncthreads();
+      compute_tile(product, std::int64_t{at.tile} * kM, (index - row_tile * parameters.tiles_columns) * kN,
+                   ptx::shared_address(shared_memory));
+      __syncthreads();  // the stages and the product are for the next tile now
+    }
   }
 };
 

@@ -2,11 +2,14 @@
 // Launches of the portable rows: parameters, function attributes set once per device.
 #include "cuda/portable/launch.h"
 
+#include <algorithm>
 #include <cstddef>
 #include <string>
 
+#include "cuda/portable/grouped_schedule.h"
 #include "cuda/portable/instances.h"
 #include "cuda/portable/parameters.h"
+#include "plan/portable_grouped.h"
 
 namespace evergemm::portable {
 namespace {
@@ -28,12 +31,50 @@ std::string describe(const GemmProblem& problem) {
 // more, whatever the device is (older PTX may have been translated for it).
 constexpr int kWaitsSince = 90;
 
-cudaError_t prepare(const void* kernel, const PortableTile& tile, bool& overlaps) {
+cudaError_t prepare(const void* kernel, const PortableTile& tile, std::int32_t device, Row::Prepared& prepared) {
   cudaFuncAttributes attributes{};
-  const cudaError_t error = cudaFuncGetAttributes(&attributes, kernel);
+  cudaError_t error = cudaFuncGetAttributes(&attributes, kernel);
   if (error != cudaSuccess) return error;
-  overlaps = attributes.ptxVersion >= kWaitsSince;
-  return cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, plan_tables::shared_memory_of(tile));
+  prepared.overlaps = attributes.ptxVersion >= kWaitsSince;
+  const int shared_memory = plan_tables::shared_memory_of(tile);
+  error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_memory);
+  if (error != cudaSuccess) return error;
+  error = cudaDeviceGetAttribute(&prepared.multiprocessors, cudaDevAttrMultiProcessorCount, device);
+  if (error != cudaSuccess) return error;
+  int each = 0;
+  error = cudaOccupancyMaxActiveBlocksPerMultiprocessor(&each, kernel, plan_tables::threads_of(tile),
+                                                        static_cast<std::size_t>(shared_memory));
+  prepared.resident = each * prepared.multiprocessors;
+  return error == cudaSuccess && each < 1 ? cudaErrorInvalidConfiguration : error;
+}
+
+Row::Prepared& prepared_row(const PortableTile& tile, Row& row, const Device& device) {
+  Row::Prepared& prepared = row.devices[static_cast<std::size_t>(device.index)];
+  std::call_once(prepared.once, [&] { prepared.error = prepare(row.kernel_of(), tile, device.index, prepared); });
+  return prepared;
+}
+
+// Enqueues `blocks` blocks of the row's kernel with one argument.
+cudaError_t launch_blocks(const PortableTile& tile, const Row& row, std::int64_t blocks, void* argument,
+                          cudaStream_t stream, bool overlap) {
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(static_cast<unsigned>(blocks));
+  config.blockDim = dim3(static_cast<unsigned>(plan_tables::threads_of(tile)));
+  config.dynamicSmemBytes = static_cast<std::size_t>(plan_tables::shared_memory_of(tile));
+  config.stream = stream;
+  cudaLaunchAttribute attribute{};
+  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attribute.val.programmaticStreamSerializationAllowed = 1;
+  config.attrs = &attribute;
+  config.numAttrs = overlap ? 1 : 0;
+  void* arguments[] = {argument};
+  return cudaLaunchKernelExC(&config, row.kernel_of(), arguments);
+}
+
+std::string describe(const GroupedGemmProblem& problem) {
+  return std::to_string(problem.experts) + " experts, " + std::to_string(problem.rows) + " rows, n " +
+         std::to_string(problem.n) + ", k " + std::to_string(problem.k) + ", " + name(problem.input_dtype) + " to " +
+         name(problem.output_dtype) + ", form " + std::to_string(static_cast<int>(problem.form));
 }
 
 MemoryClass memory_class_of(Architecture architecture) {
@@ -46,36 +87,72 @@ MemoryClass memory_class_of(Architecture architecture) {
 
 Status launch(const char* name, const PortableTile& tile, Row& row, const GemmProblem& problem, cudaStream_t stream,
               bool overlap) {
-  Row::Prepared& prepared = row.devices[static_cast<std::size_t>(problem.device.index)];
-  std::call_once(prepared.once, [&] { prepared.error = prepare(row.kernel_of(), tile, prepared.overlaps); });
+  const Row::Prepared& prepared = prepared_row(tile, row, problem.device);
   if (prepared.error != cudaSuccess) return cuda::cuda_failure(name, describe(problem), prepared.error);
-
   Parameters p{};
   p.problem = problem;
   p.tiles_rows = static_cast<std::int32_t>((problem.m - 1) / tile.m + 1);  // why_not() has checked the ranges
   p.tiles_columns = static_cast<std::int32_t>((problem.n - 1) / tile.n + 1);
-  cudaLaunchConfig_t config{};
-  config.gridDim = dim3(static_cast<unsigned>(p.tiles_rows * p.tiles_columns));
-  config.blockDim = dim3(static_cast<unsigned>(plan_tables::threads_of(tile)));
-  config.dynamicSmemBytes = static_cast<std::size_t>(plan_tables::shared_memory_of(tile));
-  config.stream = stream;
-  cudaLaunchAttribute attribute{};
-  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attribute.val.programmaticStreamSerializationAllowed = 1;
-  config.attrs = &attribute;
-  config.numAttrs = overlap && prepared.overlaps ? 1 : 0;
-  void* arguments[] = {&p};
-  const cudaError_t error = cudaLaunchKernelExC(&config, row.kernel_of(), arguments);
+  const cudaError_t error =
+      launch_blocks(tile, row, std::int64_t{p.tiles_rows} * p.tiles_columns, &p, stream, overlap && prepared.overlaps);
   return error == cudaSuccess ? Status() : cuda::cuda_failure(name, describe(problem), error);
 }
 
+Status launch_grouped(const char* name, const PortableTile& tile, Row& row, const GroupedGemmProblem& problem,
+                      void* workspace, cudaStream_t stream, bool overlap) {
+  const Row::Prepared& prepared = prepared_row(tile, row, problem.device);
+  if (prepared.error != cudaSuccess) return cuda::cuda_failure(name, describe(problem), prepared.error);
+  plan_tables::GroupedWorkspace layout;
+  if (problem.rows == 0 || problem.n == 0 || !plan_tables::grouped_workspace(problem, tile.m, layout)) return Status();
+  static_assert(sizeof(RowTile) == 8);
+  char* const base = static_cast<char*>(workspace);
+  GroupedParameters p{};
+  p.problem = problem;
+  p.schedule.shares = reinterpret_cast<ExpertShare*>(base);
+  p.schedule.row_tile_count = reinterpret_cast<std::int64_t*>(base + layout.at_count);
+  p.schedule.row_tiles = reinterpret_cast<RowTile*>(base + layout.at_tiles);
+  p.schedule.row_tile_limit = layout.row_tile_limit;
+  p.schedule.tile_m = tile.m;
+  p.tiles_columns = static_cast<std::int32_t>((problem.n - 1) / tile.n + 1);
+  const bool overlaps = overlap && prepared.overlaps;
+  cudaError_t error = launch_schedule(problem, p.schedule, stream, overlaps);
+  if (error == cudaSuccess && problem.clear_unowned)
+    error = launch_clear(problem, p.schedule, prepared.multiprocessors, stream, overlaps);
+  if (error == cudaSuccess)
+    error = launch_blocks(tile, row, std::min<std::int64_t>(prepared.resident, layout.row_tile_limit * p.tiles_columns),
+                          &p, stream, overlaps);
+  return error == cudaSuccess ? Status() : cuda::cuda_failure(name, describe(problem), error);
+}
+
+namespace {
+
+using RowTable = std::array<std::array<Row, kPortableRows>, 3>;
+
+bool fill(RowTable& rows, const Kernels& kernels) {
+  for (std::size_t memory = 0; memory < rows.size(); ++memory)
+    for (std::size_t row = 0; row < kPortableRows; ++row) rows[memory][row].kernel_of = kernels[memory][row];
+  return true;
+}
+
+}  // namespace
+
 Status launch(const Plan& plan, std::int32_t row, const GemmProblem& problem, cudaStream_t stream, bool overlap) {
-  static std::array<std::array<Row, kPortableRows>, 3> rows;
+  static RowTable rows;
+  [[maybe_unused]] static const bool filled = fill(rows, kKernels);
   const MemoryClass memory = memory_class_of(plan.architecture);
-  const std::size_t class_index = static_cast<std::size_t>(memory), row_index = static_cast<std::size_t>(row);
-  Row& entry = rows[class_index][row_index];
-  entry.kernel_of = kKernels[class_index][row_index];
-  return launch(plan.name, plan_tables::portable_rows_of(memory)[row_index], entry, problem, stream, overlap);
+  const std::size_t index = static_cast<std::size_t>(row);
+  return launch(plan.name, plan_tables::portable_rows_of(memory)[index], rows[static_cast<std::size_t>(memory)][index],
+                problem, stream, overlap);
+}
+
+Status launch_grouped(const Plan& plan, const GroupedGemmProblem& problem, void* workspace, cudaStream_t stream,
+                      bool overlap) {
+  static RowTable rows;
+  [[maybe_unused]] static const bool filled = fill(rows, kGroupedKernels);
+  const MemoryClass memory = memory_class_of(plan.architecture);
+  const std::size_t index = static_cast<std::size_t>(plan.row);
+  return launch_grouped(plan.name, plan_tables::portable_rows_of(memory)[index],
+                        rows[static_cast<std::size_t>(memory)][index], problem, workspace, stream, overlap);
 }
 
 }  // namespace evergemm::portable

@@ -9,6 +9,7 @@
 
 #include "cuda/device.h"
 #include "evergemm/error.h"
+#include "evergemm/moe.h"
 #include "evergemm/plan.h"
 #include "evergemm/problem.h"
 #include "plan/portable.h"
@@ -21,6 +22,8 @@ struct Row {
     std::once_flag once;
     cudaError_t error = cudaSuccess;
     bool overlaps = false;  // the code that the device runs waits for the kernel before it
+    int resident = 0;       // blocks that the device holds at a time
+    int multiprocessors = 0;
   };
   const void* (*kernel_of)() = nullptr;
   std::array<Prepared, cuda::kMaxDevices> devices;
@@ -31,7 +34,13 @@ struct Row {
 Status launch(const char* name, const plan_tables::PortableTile& tile, Row& row, const GemmProblem& problem,
               cudaStream_t stream, bool overlap);
 
+// Grouped: `row` has the grouped kernel of that tile; `workspace` is plan.workspace_bytes of the plan.
+Status launch_grouped(const char* name, const plan_tables::PortableTile& tile, Row& row,
+                      const GroupedGemmProblem& problem, void* workspace, cudaStream_t stream, bool overlap);
+
 // The rows of this binary, for the architecture that a plan was made for.
 Status launch(const Plan& plan, std::int32_t row, const GemmProblem& problem, cudaStream_t stream, bool overlap);
+Status launch_grouped(const Plan& plan, const GroupedGemmProblem& problem, void* workspace, cudaStream_t stream,
+                      bool overlap);
 
 }  // namespace evergemm::portable

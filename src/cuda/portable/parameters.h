@@ -4,6 +4,8 @@
 #pragma once
 #include <cstdint>
 
+#include "evergemm/moe.h"
+#include "evergemm/moe_index.h"
 #include "evergemm/problem.h"
 
 namespace evergemm::portable {
@@ -11,6 +13,23 @@ namespace evergemm::portable {
 struct Parameters {
   GemmProblem problem;
   std::int32_t tiles_rows, tiles_columns;
+};
+
+// Tiles of rows that one expert owns, found on the device: nobody else knows how many rows an expert has.
+struct RowTile {
+  std::int32_t expert, tile;  // the tile'th of that expert
+};
+struct Schedule {
+  ExpertShare* shares;  // [experts]
+  RowTile* row_tiles;   // [*row_tile_count] of at most row_tile_limit
+  std::int64_t* row_tile_count;
+  std::int64_t row_tile_limit;
+  std::int32_t tile_m;
+};
+struct GroupedParameters {
+  GroupedGemmProblem problem;
+  Schedule schedule;
+  std::int32_t tiles_columns;
 };
 
 // Row tiles that are walked together, so that the blocks at work share operands in L2.

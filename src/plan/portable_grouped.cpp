@@ -1,0 +1,99 @@
+// SPDX-License-Identifier: Apache-2.0
+// Grouped products on the portable family as the planner sees them. Must not go here: thresholds (portable.h), kernels.
+#include "plan/portable_grouped.h"
+
+#include <cstddef>
+#include <span>
+#include <utility>
+
+namespace evergemm::plan_tables {
+namespace {
+
+template <std::size_t... kIndices>
+constexpr auto make_names(const std::array<PortableTile, kPortableRows>& rows, std::index_sequence<kIndices...>) {
+  return std::array{grouped_name_of(rows[kIndices])...};
+}
+constexpr auto kIndices = std::make_index_sequence<kPortableRows>();
+constexpr std::array kNames = {make_names(kPortableTuringRows, kIndices), make_names(kPortableSmallRows, kIndices),
+                               make_names(kPortableLargeRows, kIndices)};
+
+MemoryClass memory_of(const DeviceFacts& facts) {
+  for (const PortableArchitecture& entry : kPortableArchitectures)
+    if (entry.architecture == facts.architecture) return entry.memory;
+  return MemoryClass::turing;
+}
+const PortableTile& tile_of(const DeviceFacts& facts, std::int32_t row) {
+  return portable_rows_of(memory_of(facts))[static_cast<std::size_t>(row)];
+}
+
+Mainloop mainloop_of(const GroupedGemmProblem& problem) {
+  if (problem.input_dtype == DType::int8) return Mainloop::int8;
+  return problem.blockwise() || !problem.fast_accumulation ? Mainloop::fp8_promoted : Mainloop::fp8_fast;
+}
+
+std::span<const Rule> rules_of(const GroupedGemmProblem& problem) {
+  switch (mainloop_of(problem)) {
+    case Mainloop::int8:
+      return kPortableGroupedInt8Rules;
+    case Mainloop::fp8_fast:
+      return kPortableGroupedFp8Rules;
+    case Mainloop::fp8_promoted:
+      return kPortableGroupedPromotedRules;
+  }
+  return {};
+}
+
+const char* operator_of(const GroupedGemmProblem& problem) {
+  return problem.form == GroupedForm::ragged   ? "grouped_scaled_mm"
+         : problem.form == GroupedForm::masked ? "grouped_scaled_mm_masked"
+                                               : "cutlass_moe_mm";
+}
+
+}  // namespace
+
+std::string grouped_why_not_portable(const GroupedGemmProblem& problem, const DeviceFacts& facts, std::int32_t row) {
+  if (row < 0 || row >= static_cast<std::int32_t>(kPortableRows)) return "no such row";
+  const PortableTile& tile = tile_of(facts, row);
+  if (!has_grouped(tile)) return "is not compiled for grouped products";
+  if (tile.mainloop != mainloop_of(problem)) return "multiplies another type, or sums it in another way";
+  GroupedWorkspace workspace;
+  if (!grouped_workspace(problem, tile.m, workspace)) return "counts experts and tiles in int32";
+  return std::string();
+}
+
+Status plan_grouped_row_portable(const GroupedGemmProblem& problem, const DeviceFacts& facts, std::int32_t row,
+                                 Plan& plan) {
+  plan = Plan();
+  plan.architecture = facts.architecture;
+  const std::string reason = grouped_why_not_portable(problem, facts, row);
+  if (!reason.empty())
+    return Status(std::string(operator_of(problem)) + ": expected a problem that row " + std::to_string(row) +
+                  " can run; got one that it cannot: " + reason + "; fix: leave the choice to the operator.");
+  const std::size_t memory = static_cast<std::size_t>(memory_of(facts)), index = static_cast<std::size_t>(row);
+  GroupedWorkspace workspace;
+  static_cast<void>(grouped_workspace(problem, tile_of(facts, row).m, workspace));
+  plan.row = row;
+  plan.name = kNames[memory][index].text.data();
+  plan.why = "forced";
+  plan.accumulation = problem.input_dtype == DType::int8           ? Accumulation::exact_int32
+                      : mainloop_of(problem) == Mainloop::fp8_fast ? Accumulation::fast
+                                                                   : Accumulation::promoted;
+  plan.workspace_bytes = workspace.bytes;
+  return Status();
+}
+
+Status plan_grouped_portable(const GroupedGemmProblem& problem, const DeviceFacts& facts, Plan& plan) {
+  const std::int64_t average =
+      problem.form == GroupedForm::masked ? problem.rows : problem.rows / std::max<std::int64_t>(problem.experts, 1);
+  const std::span<const Rule> rules = rules_of(problem);
+  for (std::size_t i = 0; i < rules.size(); ++i) {
+    if (average > rules[i].m) continue;
+    const Status status = plan_grouped_row_portable(problem, facts, rules[i].row, plan);
+    plan.rule = static_cast<std::int32_t>(i);
+    plan.why = rules[i].why;
+    return status;
+  }
+  return Status();
+}
+
+}  // namespace evergemm::plan_tables
