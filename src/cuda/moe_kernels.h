@@ -40,10 +40,24 @@ struct RoutedRows {
   float* one_scale = nullptr;
 };
 
+inline constexpr int kMostRowThreads = 512;
+// Whether a row can be read and written by vectors of 8 columns, and how many lanes of a warp share a scale then: 0 for a
+// whole row, -1 where a warp cannot reduce it.
+bool rows_have_vectors(const QuantizeProblem& problem);
+int lanes_of_scale(const QuantizeProblem& problem);
+
 // One launch. Schemes: per_row, per_block of 1 x group_columns, with_given_scale (one value), per_tensor (`largest` given).
 cudaError_t launch_quantize_routed(const RoutedRows& rows, cudaStream_t stream);
 // largest = the larger of it and the magnitudes of all values that launch_quantize_routed would quantize; 0 before.
 cudaError_t launch_largest_magnitude(const RoutedRows& rows, std::uint32_t* largest, cudaStream_t stream);
+
+// ---- moe_few_tokens.cu ----------------------------------------------------------------------------------------------
+
+// Routing and quantizing of so few tokens that each block finds its token's slots by itself; what launch_route and
+// launch_quantize_routed would do in two launches. rows: scattered to problem.slot, source_row is not written.
+bool few_tokens(const MoeRouteProblem& problem, const RoutedRows& rows);
+cudaError_t launch_few_tokens(const MoeRouteProblem& problem, const RoutedRows& rows, std::uint32_t* cleared,
+                              cudaStream_t stream);
 
 // ---- moe_combine.cu -------------------------------------------------------------------------------------------------
 

@@ -12,6 +12,7 @@
 
 #include "cuda/device.h"
 #include "cuda/moe_kernels.h"
+#include "cuda/moe_route.cuh"
 #include "cuda/quantize_kernels.h"
 #include "cuda/quantize_values.cuh"
 #include "evergemm/moe_index.h"
@@ -26,22 +27,6 @@ constexpr int kMostExperts = 1024;        // beyond: route_in_global
 constexpr unsigned kCluster = 8;          // blocks that share the work where there is more of it than
 constexpr std::int64_t kOneBlock = 1024;  // choices
 
-// i / top_k for i < 2^31 as a multiplication: with 2^(shift - 31) >= top_k the rounded-up reciprocal is exact there.
-struct Divisor {
-  std::uint32_t multiplier;
-  int shift;
-
-  static Divisor of(std::int64_t divisor) {
-    int bits = 0;
-    while ((std::int64_t{1} << bits) < divisor) ++bits;
-    return {static_cast<std::uint32_t>((std::uint64_t{1} << (31 + bits)) / static_cast<std::uint64_t>(divisor) + 1),
-            31 + bits};
-  }
-  __device__ __forceinline__ unsigned quotient(unsigned i) const {
-    return static_cast<unsigned>(std::uint64_t{i} * multiplier >> shift);
-  }
-};
-
 // How the choices are split: a warp takes warp_choices of them in order, the warps of a block one after the other.
 struct Split {
   unsigned choices, warp_choices;
@@ -49,11 +34,6 @@ struct Split {
   int columns;              // experts, rounded up to whole warps
   Divisor by_top_k;
 };
-
-__device__ __forceinline__ int expert_of(const MoeRouteProblem& p, const Split& split, unsigned choice) {
-  const unsigned token = split.by_top_k.quotient(choice);
-  return static_cast<int>(local_expert(p, token, choice - token * static_cast<unsigned>(p.top_k)));
-}
 
 // How many choices of the same expert stand before this lane's, in this warp's counters and among the lower lanes; the
 // counters then hold the whole warp's. expert -1: none.
@@ -65,37 +45,6 @@ __device__ __forceinline__ unsigned count(volatile std::uint32_t* counters, int 
     counters[expert] = before + static_cast<unsigned>(__popc(same));
   __syncwarp();
   return before + static_cast<unsigned>(__popc(same & ((1u << lane) - 1)));
-}
-
-// values becomes the sum over the threads before this one, totals that over all.
-template <int kValues>
-__device__ __forceinline__ void scan_block(unsigned (&values)[kValues], unsigned (&totals)[kValues],
-                                           unsigned (&scratch)[kValues][kWarp]) {
-  const unsigned lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp, warps = blockDim.x / kWarp;
-  unsigned inclusive[kValues];
-#pragma unroll
-  for (int v = 0; v < kValues; ++v) {
-    inclusive[v] = values[v];
-#pragma unroll
-    for (unsigned distance = 1; distance < kWarp; distance *= 2) {
-      const unsigned other = __shfl_up_sync(~0u, inclusive[v], distance);
-      if (lane >= distance) inclusive[v] += other;
-    }
-    if (lane == kWarp - 1) scratch[v][warp] = inclusive[v];
-  }
-  __syncthreads();
-#pragma unroll
-  for (int v = 0; v < kValues; ++v) {
-    const unsigned of_warp = lane < warps ? scratch[v][lane] : 0u;
-    unsigned before = of_warp;
-#pragma unroll
-    for (unsigned distance = 1; distance < kWarp; distance *= 2) {
-      const unsigned other = __shfl_up_sync(~0u, before, distance);
-      if (lane >= distance) before += other;
-    }
-    totals[v] = __shfl_sync(~0u, before, kWarp - 1);
-    values[v] = inclusive[v] - values[v] + __shfl_sync(~0u, before - of_warp, static_cast<int>(warp));
-  }
 }
 
 // ---- clusters: blocks that write into each other's shared memory ----------------------------------------------------
@@ -161,7 +110,7 @@ __global__ void __launch_bounds__(kMostThreads)
 #pragma unroll
       for (int j = 0; j < kKept; ++j) {
         const unsigned i = first + static_cast<unsigned>(j) * kWarp + lane;
-        expert[j] = i < end ? expert_of(p, split, i) : -1;
+        expert[j] = i < end ? expert_of(p, split.by_top_k, i) : -1;
       }
 #pragma unroll
       for (int j = 0; j < kKept; ++j)
@@ -169,7 +118,7 @@ __global__ void __launch_bounds__(kMostThreads)
     }
   } else {
     for (unsigned begin = first; begin < end; begin += kWarp)
-      count(own, begin + lane < end ? expert_of(p, split, begin + lane) : -1, lane);
+      count(own, begin + lane < end ? expert_of(p, split.by_top_k, begin + lane) : -1, lane);
   }
   __syncthreads();
 
@@ -260,7 +209,7 @@ __global__ void __launch_bounds__(kMostThreads)
   } else {
     for (unsigned begin = first; begin < end; begin += kWarp) {
       const unsigned i = begin + lane;
-      const int e = i < end ? expert_of(p, split, i) : -1;
+      const int e = i < end ? expert_of(p, split.by_top_k, i) : -1;
       const unsigned within = count(own, e, lane);
       if (i < end) place(i, e, within);
     }
@@ -290,7 +239,7 @@ __global__ void __launch_bounds__(kMostThreads)
   for (unsigned e = threadIdx.x; e <= experts; e += kMostThreads) offsets[e] = 0;
   __syncthreads();
   for (unsigned i = threadIdx.x; i < split.choices; i += kMostThreads) {
-    const int e = expert_of(p, split, i);
+    const int e = expert_of(p, split.by_top_k, i);
     if (e >= 0) atomicAdd(&p.expert_offsets[e + 1], 1);
   }
   __syncthreads();
@@ -320,7 +269,7 @@ __global__ void __launch_bounds__(kMostThreads)
   __syncthreads();
   for (unsigned begin = 0; begin < split.choices; begin += kWarp) {
     const unsigned i = begin + lane;
-    const int e = i < split.choices ? expert_of(p, split, i) : -1;
+    const int e = i < split.choices ? expert_of(p, split.by_top_k, i) : -1;
     const bool mine = e >= 0 && static_cast<unsigned>(e) % kMostWarps == warp;
     if (warp == 0 && e < 0 && i < split.choices) p.slot[i] = kData ? static_cast<int>(routed) : -1;
     const unsigned same = __match_any_sync(~0u, mine ? e : -1);

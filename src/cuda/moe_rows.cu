@@ -9,6 +9,7 @@
 #include <limits>
 
 #include "cuda/moe_kernels.h"
+#include "cuda/moe_rows.cuh"
 #include "cuda/quantize_kernels.h"
 #include "cuda/quantize_values.cuh"
 #include "evergemm/moe_index.h"
@@ -16,21 +17,11 @@
 namespace evergemm::cuda {
 namespace {
 
-constexpr int kMostThreads = 512, kMostVectors = 4;  // of a row, and the vectors of it that a thread keeps
-constexpr int kBlockThreads = 256;                   // several narrow rows share a block of about so many
+constexpr int kMostVectors = 4;     // of a row that a thread keeps
+constexpr int kBlockThreads = 256;  // several narrow rows share a block of about so many
 constexpr std::int64_t kFewRows = 264;
 constexpr int kAnyThreads = 256;
 constexpr std::int64_t kMostAnyBlocks = 132 * 16;
-
-__device__ __forceinline__ std::uint32_t warp_maximum(std::uint32_t value) {
-#if __CUDA_ARCH__ >= 800
-  return __reduce_max_sync(~0u, value);
-#else
-#pragma unroll
-  for (int distance = kWarp / 2; distance > 0; distance /= 2) value = max(value, __shfl_xor_sync(~0u, value, distance));
-  return value;
-#endif
-}
 
 __device__ __forceinline__ std::int64_t rows_of(const RoutedRows& r) {
   return r.row_count == nullptr ? r.quantize.rows : limited(*r.row_count, 0, r.quantize.rows);
@@ -41,11 +32,6 @@ __device__ __forceinline__ std::int64_t source_of(const RoutedRows& r, std::int6
   if (r.source_row.data == nullptr) return row;
   const std::int64_t source = read_index(r.source_row, row);
   return source >= 0 && source < r.tokens ? source : -1;
-}
-
-template <class Element>
-__device__ __forceinline__ float rounded(float value) {
-  return Element::widen(Element::narrow(value));
 }
 
 // Calls body(row of q) for each place that row `row` goes to.
@@ -66,126 +52,28 @@ __device__ __forceinline__ float one_scale_of(const RoutedRows& r) {
   return scale;
 }
 
-// blockDim.y rows a block, blockDim.x threads a row. As in quantize_rows: threads past a row's end compute with its last
-// vector and store nothing. lanes: that share a scale block within a row, or 0 where the block is the whole row.
+// blockDim.y rows a block, blockDim.x threads a row.
 template <class Element, bool kActivation, int kVectors>
-__global__ void __launch_bounds__(kMostThreads) quantize_routed(const __grid_constant__ RoutedRows r, const int lanes) {
-  __shared__ std::uint32_t scratch[kMostThreads / kWarp];
+__global__ void __launch_bounds__(kMostRowThreads)
+    quantize_routed(const __grid_constant__ RoutedRows r, const int lanes) {
+  __shared__ std::uint32_t scratch[kMostRowThreads / kWarp];
   wait_for_previous_kernel();
   const QuantizeProblem& p = r.quantize;
   const std::int64_t count = rows_of(r), first = std::int64_t{blockIdx.x} * blockDim.y;
   float one_scale = 1.0f;
-  const bool given = p.scheme == QuantizeScheme::with_given_scale, of_tensor = p.scheme == QuantizeScheme::per_tensor;
-  if (given || of_tensor) one_scale = one_scale_of(r);
+  if (p.scheme == QuantizeScheme::with_given_scale || p.scheme == QuantizeScheme::per_tensor)
+    one_scale = one_scale_of(r);
   if (first >= count) return;
   const bool active = first + threadIdx.y < count;
-  const std::int64_t row = active ? first + threadIdx.y : count - 1;
-  const std::int64_t source = source_of(r, row);
-
-  const int vectors = static_cast<int>(p.columns / kVector);
-  using Bits = typename Element::Bits;
-  int vector[kVectors];
-  float values[kVectors][kVector];
-  if (source < 0) {
-#pragma unroll
-    for (int i = 0; i < kVectors; ++i) {
-      vector[i] = static_cast<int>(threadIdx.x + i * blockDim.x);
-#pragma unroll
-      for (int e = 0; e < kVector; ++e) values[i][e] = 0.0f;
-    }
-  } else {
-    const Bits* x = static_cast<const Bits*>(p.x) + source * p.x_stride;
-    Vector<Element> inputs[kVectors];
-#pragma unroll
-    for (int i = 0; i < kVectors; ++i) {
-      vector[i] = static_cast<int>(threadIdx.x + i * blockDim.x);
-      inputs[i] = Vector<Element>::load(x, min(vector[i], vectors - 1) * kVector);
-    }
-    if constexpr (kActivation) {
-      Vector<Element> up[kVectors];
-      if (p.gated) {
-#pragma unroll
-        for (int i = 0; i < kVectors; ++i)
-          up[i] = Vector<Element>::load(x, p.columns + min(vector[i], vectors - 1) * kVector);
-      }
-#pragma unroll
-      for (int i = 0; i < kVectors; ++i) {
-        inputs[i].widen(values[i]);
-#pragma unroll
-        for (int e = 0; e < kVector; ++e) values[i][e] = activated(p.activation, values[i][e]);
-        if (!p.gated) continue;
-        float factor[kVector];
-        up[i].widen(factor);
-#pragma unroll
-        for (int e = 0; e < kVector; ++e) values[i][e] = numerics::mul32(values[i][e], factor[e]);
-      }
-    } else {
-      const float weight =
-          r.row_weights == nullptr ? 1.0f : rounded<Element>(r.row_weights[row * r.row_weights_stride]);
-#pragma unroll
-      for (int i = 0; i < kVectors; ++i) {
-        inputs[i].widen(values[i]);
-        if (r.row_weights == nullptr) continue;
-#pragma unroll
-        for (int e = 0; e < kVector; ++e) values[i][e] = rounded<Element>(numerics::mul32(values[i][e], weight));
-      }
-    }
+  const std::int64_t row = active ? first + threadIdx.y : count - 1, source = source_of(r, row);
+  float values[kVectors][kVector] = {};
+  if (source >= 0) {
+    RowInputs<Element, kActivation, kVectors> inputs;
+    inputs.load(p, source);
+    inputs.widen(r, row, values);
   }
-
-  const bool of_row = !given && !of_tensor && lanes == 0;
-  if (of_row) {
-    std::uint32_t absmax = 0;
-#pragma unroll
-    for (int i = 0; i < kVectors; ++i)
-#pragma unroll
-      for (int e = 0; e < kVector; ++e) absmax = max(absmax, magnitude_bits(values[i][e]));
-    absmax = warp_maximum(absmax);
-    if (blockDim.x > kWarp) {
-      const unsigned row_warps = blockDim.x / kWarp, lane = threadIdx.x % kWarp;
-      std::uint32_t* const of_warps = scratch + threadIdx.y * row_warps;
-      if (lane == 0) of_warps[threadIdx.x / kWarp] = absmax;
-      __syncthreads();
-      absmax = warp_maximum(lane < row_warps ? of_warps[lane] : 0u);
-    }
-    one_scale = scale_of_block(p, absmax);
-    if (active && threadIdx.x == 0)
-      for_destinations(r, row, [&](std::int64_t to) { store_scale(p, to, 0, one_scale); });
-  }
-
-#pragma unroll
-  for (int i = 0; i < kVectors; ++i) {
-    float scale = one_scale;
-    const bool stores = active && vector[i] < vectors;
-    if (!given && !of_tensor && !of_row) {
-      std::uint32_t absmax = 0;
-#pragma unroll
-      for (int e = 0; e < kVector; ++e) absmax = max(absmax, magnitude_bits(values[i][e]));
-      for (int distance = lanes / 2; distance > 0; distance /= 2)
-        absmax = max(absmax, __shfl_xor_sync(~0u, absmax, distance));
-      scale = scale_of_block(p, absmax);
-      const int group_shift = __ffs(lanes) - 1;
-      if (stores && vector[i] % lanes == 0)
-        for_destinations(r, row, [&](std::int64_t to) { store_scale(p, to, vector[i] >> group_shift, scale); });
-    }
-    float quotients[kVector];
-    Divider(scale).divide(values[i], quotients, given);
-    std::uint32_t words[2] = {0u, 0u};
-    if (source >= 0) {  // whatever the one scale is (NaN too), a row that nothing is gathered for is 0
-#pragma unroll
-      for (int w = 0; w < 2; ++w) {
-        const float* four = &quotients[w * 4];
-        words[w] =
-            p.q_dtype == DType::int8
-                ? round_int8(four[0]) | round_int8(four[1]) << 8 | round_int8(four[2]) << 16 | round_int8(four[3]) << 24
-                : round_float8_pair(four[0], four[1]) | round_float8_pair(four[2], four[3]) << 16;
-      }
-    }
-    if (stores)
-      for_destinations(r, row, [&](std::int64_t to) {
-        *reinterpret_cast<uint2*>(static_cast<std::uint8_t*>(p.q) + to * p.q_stride + vector[i] * kVector) =
-            make_uint2(words[0], words[1]);
-      });
-  }
+  write_row(r, values, lanes, one_scale, active, source >= 0, scratch,
+            [&](const auto& body) { for_destinations(r, row, body); });
   allow_next_kernel();
 }
 
@@ -266,27 +154,6 @@ __global__ void __launch_bounds__(kAnyThreads)
 
 // ---- launches -------------------------------------------------------------------------------------------------------
 
-// Lanes that share a group; 0 for a whole row, -1 where a warp cannot reduce it.
-int lanes_of_group(const QuantizeProblem& p) {
-  if (p.scheme != QuantizeScheme::per_block) return 0;
-  const std::int64_t lanes = p.group_columns / kVector;
-  const bool fits = p.group_columns % kVector == 0 && lanes >= 1 && lanes <= kWarp && (lanes & (lanes - 1)) == 0;
-  return fits ? static_cast<int>(lanes) : -1;
-}
-
-bool aligned(const void* pointer, std::int64_t stride_bytes, std::int64_t bytes) {
-  return reinterpret_cast<std::uintptr_t>(pointer) % static_cast<std::uintptr_t>(bytes) == 0 &&
-         stride_bytes % bytes == 0;
-}
-
-bool by_vectors(const QuantizeProblem& p) {
-  const std::int64_t element = size_in_bytes(p.x_dtype);
-  return p.columns >= kVector && p.columns % kVector == 0 &&
-         p.columns <= std::int64_t{kMostThreads} * kMostVectors * kVector && lanes_of_group(p) >= 0 &&
-         p.rows <= std::numeric_limits<std::int32_t>::max() && aligned(p.x, p.x_stride * element, 16) &&
-         aligned(p.q, p.q_stride, kVector);
-}
-
 template <class Element, bool kActivation>
 const void* kernel_of(int vectors) {
   if (vectors == 1) return reinterpret_cast<const void*>(&quantize_routed<Element, kActivation, 1>);
@@ -316,7 +183,7 @@ cudaError_t launch_by_vectors(const RoutedRows& rows, cudaStream_t stream) {
   const QuantizeProblem& p = rows.quantize;
   // Few rows: a vector a thread, for the shortest way. Many: more loads in flight, and narrow rows share a block.
   const std::int64_t vectors = p.columns / kVector;
-  const bool few = p.rows <= kFewRows && vectors <= kMostThreads;
+  const bool few = p.rows <= kFewRows && vectors <= kMostRowThreads;
   const int kept = few || vectors <= kWarp ? 1 : vectors <= 2 * kWarp ? 2 : kMostVectors;
   const std::int64_t threads = ((vectors + kept - 1) / kept + kWarp - 1) / kWarp * kWarp;
   const std::int64_t block_rows = few ? 1 : std::max<std::int64_t>(1, kBlockThreads / threads);
@@ -324,7 +191,7 @@ cudaError_t launch_by_vectors(const RoutedRows& rows, cudaStream_t stream) {
                        : p.x_dtype == DType::float16 ? kernel_of<Float16>(p, kept)
                                                      : kernel_of<Float32>(p, kept);
   RoutedRows argument = rows;
-  int lanes = lanes_of_group(p);
+  int lanes = lanes_of_scale(p);
   void* arguments[] = {&argument, &lanes};
   const auto blocks = static_cast<unsigned>((std::max<std::int64_t>(p.rows, 1) - 1) / block_rows + 1);
   return launch(kernel, dim3(blocks), dim3(static_cast<unsigned>(threads), static_cast<unsigned>(block_rows)), stream,
@@ -333,11 +200,31 @@ cudaError_t launch_by_vectors(const RoutedRows& rows, cudaStream_t stream) {
 
 }  // namespace
 
+int lanes_of_scale(const QuantizeProblem& p) {
+  if (p.scheme != QuantizeScheme::per_block) return 0;
+  const std::int64_t lanes = p.group_columns / kVector;
+  const bool fits = p.group_columns % kVector == 0 && lanes >= 1 && lanes <= kWarp && (lanes & (lanes - 1)) == 0;
+  return fits ? static_cast<int>(lanes) : -1;
+}
+
+static bool aligned(const void* pointer, std::int64_t stride_bytes, std::int64_t bytes) {
+  return reinterpret_cast<std::uintptr_t>(pointer) % static_cast<std::uintptr_t>(bytes) == 0 &&
+         stride_bytes % bytes == 0;
+}
+
+bool rows_have_vectors(const QuantizeProblem& p) {
+  const std::int64_t element = size_in_bytes(p.x_dtype);
+  return p.columns >= kVector && p.columns % kVector == 0 &&
+         p.columns <= std::int64_t{kMostRowThreads} * kMostVectors * kVector && lanes_of_scale(p) >= 0 &&
+         p.rows <= std::numeric_limits<std::int32_t>::max() && aligned(p.x, p.x_stride * element, 16) &&
+         aligned(p.q, p.q_stride, kVector);
+}
+
 cudaError_t launch_quantize_routed(const RoutedRows& rows, cudaStream_t stream) {
   const QuantizeProblem& p = rows.quantize;
   // Without rows a tensor still has its one scale; without columns a row has its own.
   if (p.rows == 0 && rows.one_scale == nullptr) return cudaSuccess;
-  if (by_vectors(p)) return launch_by_vectors(rows, stream);
+  if (rows_have_vectors(p)) return launch_by_vectors(rows, stream);
   const bool in_groups = p.scheme == QuantizeScheme::per_block;
   std::int64_t groups = in_groups ? (p.columns + p.group_columns - 1) / p.group_columns : 1;
   if (groups == 0) return cudaSuccess;

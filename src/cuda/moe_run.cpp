@@ -176,9 +176,15 @@ Status layer(const FusedMoeProblem& problem, const DeviceFacts& facts, const Run
   auto* const largest = reinterpret_cast<std::uint32_t*>(base + layout.largest);
   FusedMoeSteps steps = fused_moe_steps(problem, layout, base);
   steps.route.source_row = nullptr;  // nobody reads it: tokens go to their slots
-  Status status =
-      outcome("cuda_moe_route", cuda::launch_route(steps.route, largest, has_clusters(facts), stream), steps.route);
-  if (status.ok()) status = quantize_rows(routed_tokens(problem, steps, largest), largest, stream);
+  const RoutedRows tokens = routed_tokens(problem, steps, largest);
+  Status status;
+  if (cuda::few_tokens(steps.route, tokens)) {
+    status = outcome("cuda_moe_few_tokens", cuda::launch_few_tokens(steps.route, tokens, largest, stream), steps.route);
+  } else {
+    status =
+        outcome("cuda_moe_route", cuda::launch_route(steps.route, largest, has_clusters(facts), stream), steps.route);
+    if (status.ok()) status = quantize_rows(tokens, largest, stream);
+  }
   if (status.ok()) status = product(steps.product1, facts, context, of_products);
   if (status.ok()) status = quantize_rows(activated_rows(problem, steps, largest + 1), largest + 1, stream);
   if (status.ok()) status = product(steps.product2, facts, context, of_products);
