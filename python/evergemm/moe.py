@@ -240,10 +240,13 @@ def candidates(model: torch.nn.Module) -> list[Candidate]:
 
 
 def _has_kernels(device: torch.device) -> bool:
-    if device.type != "cuda":
-        return device.type == "cpu"
-    major, minor = torch.cuda.get_device_capability(device)
-    return torch.ops.evergemm.cutlass_group_gemm_supported(10 * major + minor)
+    """Whether this library was built for the device."""
+    from ._library import library
+    from .explanation import architecture_of
+
+    if device.type not in ("cpu", "cuda"):
+        return False
+    return library.facts()["architectures"].get(architecture_of(device), {}).get("built", False)
 
 
 def why_not(candidate: Candidate, static: bool, largest_k: int | None) -> str:
@@ -258,7 +261,7 @@ def why_not(candidate: Candidate, static: bool, largest_k: int | None) -> str:
     if any(w.dtype not in (torch.float32, torch.bfloat16, torch.float16) for w in weights):
         return f"its weights are {weights[0].dtype}; float32, bfloat16 and float16 can be quantized"
     if any(w.is_meta or not _has_kernels(w.device) for w in weights):
-        return f"its weights are on {weights[0].device}; the cpu and Hopper have kernels for experts"
+        return f"its weights are on {weights[0].device}; this library has no kernels for it"
     if largest_k is not None and max(w.shape[-1] for w in weights) > largest_k:
         return f"{max(w.shape[-1] for w in weights)} input features: int8 sums are exact up to {largest_k}"
     if not all(bool(torch.isfinite(w).all()) for w in weights):

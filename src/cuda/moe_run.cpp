@@ -8,11 +8,12 @@
 
 #include "cuda/device.h"
 #include "cuda/moe_kernels.h"
+#include "cuda/portable/launch.h"
 #include "cuda/quantize_kernels.h"
 #include "cuda/registry.h"
 #include "cuda/sm90/launch_grouped.h"
 #include "evergemm/moe_layer.h"
-#include "plan/sm90_grouped.h"
+#include "plan/grouped.h"
 
 namespace evergemm {
 namespace {
@@ -156,13 +157,20 @@ Status quantize_rows(const RoutedRows& rows, std::uint32_t* largest, cudaStream_
   return outcome("cuda_moe_rows", error, rows.quantize);
 }
 
+Status launch_grouped(const Plan& plan, const GroupedGemmProblem& problem, void* workspace, const RunContext& context) {
+  const auto stream = static_cast<cudaStream_t>(context.stream);
+  return plan.architecture == Architecture::sm90a
+             ? sm90::launch_grouped(plan, problem, workspace, stream, context.overlap)
+             : portable::launch_grouped(plan, problem, workspace, stream, context.overlap);
+}
+
 Status product(const GroupedGemmProblem& problem, const DeviceFacts& facts, const RunContext& context,
                char*& workspace) {
   if (problem.rows == 0 || problem.n == 0 || problem.experts == 0) return Status();
   Plan plan;
-  Status status = plan_tables::plan_grouped_sm90(problem, facts, plan);
+  Status status = plan_tables::plan_grouped(problem, facts, plan);
   if (!status.ok()) return status;
-  status = sm90::launch_grouped(plan, problem, workspace, static_cast<cudaStream_t>(context.stream), context.overlap);
+  status = launch_grouped(plan, problem, workspace, context);
   workspace += (plan.workspace_bytes + 255) / 256 * 256;
   return status;
 }
@@ -223,10 +231,8 @@ Status run_cuda(const Plan& plan, const MoeCombineProblem& problem, const RunCon
 }
 
 Status run_cuda(const Plan& plan, const GroupedGemmProblem& problem, const RunContext& context) {
-  return run_on_device(plan, problem.device, [&](const DeviceFacts&) {
-    return sm90::launch_grouped(plan, problem, context.workspace, static_cast<cudaStream_t>(context.stream),
-                                context.overlap);
-  });
+  return run_on_device(plan, problem.device,
+                       [&](const DeviceFacts&) { return launch_grouped(plan, problem, context.workspace, context); });
 }
 
 Status run_cuda(const Plan& plan, const FusedMoeProblem& problem, const RunContext& context) {

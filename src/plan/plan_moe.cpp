@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Mixture-of-experts problem + facts -> plan. On the CPU a row is an instruction set (cpu_moe.h); the rows per expert,
 // which choose the dense kernel, are known where the plan runs. On GPUs routing, gathering and combining have one row each,
-// the same on every architecture, and products have those of their architecture (sm90_grouped.h). Knows no kernel and
+// the same on every architecture, and products have those of their architecture (grouped.h). Knows no kernel and
 // makes no device call.
 #include <cstddef>
 #include <limits>
@@ -9,7 +9,7 @@
 #include "evergemm/moe_layer.h"
 #include "evergemm/plan.h"
 #include "plan/cpu_moe.h"
-#include "plan/sm90_grouped.h"
+#include "plan/grouped.h"
 #include "plan/validate_rules.h"
 
 namespace evergemm {
@@ -18,18 +18,6 @@ namespace {
 
 using plan_tables::cpu_grouped_workspace;
 using plan_tables::whole_lines;
-
-const char* operator_of(const GroupedGemmProblem& problem) {
-  switch (problem.form) {
-    case GroupedForm::ragged:
-      return "grouped_scaled_mm";
-    case GroupedForm::masked:
-      return "grouped_scaled_mm_masked";
-    case GroupedForm::dropin:
-      break;
-  }
-  return "cutlass_moe_mm";
-}
 
 void cpu_plan(const DeviceFacts& facts, Plan& out) {
   out.row = plan_tables::cpu_moe_row(facts.instruction_set);
@@ -49,12 +37,6 @@ Plan only_row(const DeviceFacts& facts, const char* gpu_row) {
     out.why = "the only kernel";
   }
   return out;
-}
-
-Status no_products(const char* operator_name, const DeviceFacts& facts) {
-  return validation::violation(operator_name, "an architecture with grouped products (the cpu, sm90a)",
-                               name(facts.architecture),
-                               "move the tensors to the cpu or to a GPU of that architecture");
 }
 
 void set_accumulation(DType dtype, Plan& out) {
@@ -91,11 +73,8 @@ Status plan(const GroupedGemmProblem& problem, const DeviceFacts& facts, Plan& o
     cpu_plan(facts, out);
     set_accumulation(problem.input_dtype, out);
     out.workspace_bytes = cpu_grouped_workspace(problem.experts);
-  } else if (facts.architecture == Architecture::sm90a) {
-    if (problem.rows == 0 || problem.n == 0) return nothing_to_write(true, out);
-    return plan_tables::plan_grouped_sm90(problem, facts, out);
-  } else {
-    return no_products(operator_of(problem), facts);
+  } else if (problem.rows > 0 && problem.n > 0) {
+    return plan_tables::plan_grouped(problem, facts, out);
   }
   return nothing_to_write(problem.rows == 0 || problem.n == 0, out);
 }
@@ -144,7 +123,6 @@ Status plan(const FusedMoeProblem& problem, const DeviceFacts& facts, Plan& out)
     out.workspace_bytes = layout.bytes + cpu_grouped_workspace(problem.route.experts);
     return nothing_to_write(problem.route.tokens == 0 || problem.hidden() == 0, out);
   }
-  if (facts.architecture != Architecture::sm90a) return no_products("fused_moe", facts);
   if (problem.route.tokens == 0 || problem.hidden() == 0) return nothing_to_write(true, out);
   // Addresses in a workspace that is not there yet, as aligned as it will be.
   void* const stand_in = reinterpret_cast<void*>(std::uintptr_t{256});

@@ -455,7 +455,8 @@ std::string layer_case(const LayerShape& shape, Routing routing, int scales, boo
 
 std::string run_layer(bool quick, std::int64_t& cases) {
   std::uint64_t seed = 20000;
-  std::vector<LayerShape> shapes = {{1, 2, 4, 128, 64}, {8, 3, 8, 256, 96}, {3, 1, 5, 64, 32}, {40, 4, 16, 128, 64}};
+  std::vector<LayerShape> shapes = {
+      {1, 2, 4, 128, 64}, {8, 3, 8, 256, 96}, {3, 1, 5, 64, 32}, {40, 4, 16, 128, 64}, {200, 3, 8, 128, 64}};
   if (!quick)
     shapes.insert(shapes.end(), {{130, 3, 6, 96, 80}, {300, 1, 3, 200, 40}, {0, 2, 3, 64, 32}, {5, 2, 3, 100, 7}});
   for (const LayerShape& shape : shapes)

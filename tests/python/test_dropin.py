@@ -123,10 +123,10 @@ def test_capability_queries():
         here = f"sm{capability}" in built or f"sm{capability}a" in built
         assert OPS.cutlass_scaled_mm_supports_fp8(capability) is (here and capability >= 89)
         assert OPS.cutlass_scaled_mm_supports_block_fp8(capability) is (here and capability >= 90)
-        assert OPS.cutlass_group_gemm_supported(capability) is (here and capability == 90)
+        assert OPS.cutlass_group_gemm_supported(capability) is (here and 90 <= capability <= 119)
         assert vllm.cutlass_scaled_mm_supports_fp8(capability) is (here and capability >= 89)
         assert vllm.cutlass_scaled_mm_supports_block_fp8(capability) is (here and capability >= 90)
-        assert vllm.cutlass_group_gemm_supported(capability) is (here and capability == 90)
+        assert vllm.cutlass_group_gemm_supported(capability) is (here and 90 <= capability <= 119)
 
 
 # ---- per_token_group_* -----------------------------------------------------------------------------------------------
