@@ -26,14 +26,24 @@ inline constexpr std::array kSm90GroupedTiles = {
     TileConfig{Mainloop::int8,      64,  64, 128, 12, 1, 1, 1, Schedule::basic, true, true},
     TileConfig{Mainloop::int8,     128,  64, 128,  8, 1, 1, 1, Schedule::cooperative, true, true},
     TileConfig{Mainloop::int8,     128, 128, 128,  6, 1, 1, 1, Schedule::cooperative, true, true},
+    TileConfig{Mainloop::int8,     128, 192, 128,  5, 2, 1, 1, Schedule::cooperative, true, true},
     TileConfig{Mainloop::int8,     128, 256, 128,  4, 2, 1, 1, Schedule::cooperative, true, true},
     TileConfig{Mainloop::int8,     256, 128, 128,  4, 2, 1, 1, Schedule::cooperative, true, true},
+    TileConfig{Mainloop::int8,      64, 256, 128,  4, 2, 1, 1, Schedule::pingpong, true, true},
+    TileConfig{Mainloop::int8,     128, 128, 128,  6, 1, 1, 1, Schedule::pingpong, true, true},
+    TileConfig{Mainloop::int8,     128, 128, 128,  6, 2, 1, 1, Schedule::pingpong, true, true},
+    TileConfig{Mainloop::int8,     128, 160, 128,  5, 2, 1, 1, Schedule::pingpong, true, true},
 
     TileConfig{Mainloop::fp8_fast,  64,  64, 128, 12, 1, 1, 1, Schedule::basic, true, true},
     TileConfig{Mainloop::fp8_fast, 128,  64, 128,  8, 1, 1, 1, Schedule::cooperative, true, true},
     TileConfig{Mainloop::fp8_fast, 128, 128, 128,  6, 1, 1, 1, Schedule::cooperative, true, true},
+    TileConfig{Mainloop::fp8_fast, 128, 192, 128,  5, 2, 1, 1, Schedule::cooperative, true, true},
     TileConfig{Mainloop::fp8_fast, 128, 256, 128,  4, 2, 1, 1, Schedule::cooperative, true, true},
     TileConfig{Mainloop::fp8_fast, 256, 128, 128,  4, 2, 1, 1, Schedule::cooperative, true, true},
+    TileConfig{Mainloop::fp8_fast,  64, 256, 128,  4, 2, 1, 1, Schedule::pingpong, true, true},
+    TileConfig{Mainloop::fp8_fast, 128, 128, 128,  6, 1, 1, 1, Schedule::pingpong, true, true},
+    TileConfig{Mainloop::fp8_fast, 128, 128, 128,  6, 2, 1, 1, Schedule::pingpong, true, true},
+    TileConfig{Mainloop::fp8_fast, 128, 160, 128,  5, 2, 1, 1, Schedule::pingpong, true, true},
 
     TileConfig{Mainloop::fp8_promoted,  64,  64, 128, 12, 1, 1, 1, Schedule::basic, true, true},
     TileConfig{Mainloop::fp8_promoted, 128,  64, 128,  8, 1, 1, 1, Schedule::cooperative, true, true},
@@ -46,10 +56,11 @@ inline constexpr std::int32_t kSm90GroupedRows =
     kSm90FirstGroupedTileRow + static_cast<std::int32_t>(kSm90GroupedTiles.size());
 
 // The row of a tile by what it is; -1 where there is none.
-constexpr std::int32_t grouped_row_of(Mainloop mainloop, std::int32_t m, std::int32_t n, bool swap_ab) {
+constexpr std::int32_t grouped_row_of(Mainloop mainloop, std::int32_t m, std::int32_t n, bool swap_ab,
+                                      Schedule schedule = Schedule::cooperative) {
   for (std::size_t i = 0; i < kSm90GroupedTiles.size(); ++i) {
     const TileConfig& tile = kSm90GroupedTiles[i];
-    if (tile.mainloop == mainloop && tile.m == m && tile.n == n && tile.swap_ab == swap_ab)
+    if (tile.mainloop == mainloop && tile.m == m && tile.n == n && tile.swap_ab == swap_ab && tile.schedule == schedule)
       return kSm90FirstGroupedTileRow + static_cast<std::int32_t>(i);
   }
   return -1;
@@ -63,7 +74,7 @@ struct GroupedRule {
 };
 constexpr auto grouped_one_sum_rules(Mainloop mainloop) {
   return std::array{
-      GroupedRule{16, grouped_row_of(mainloop, 64, 64, true),
+      GroupedRule{16, grouped_row_of(mainloop, 64, 64, true, Schedule::basic),
                   "few tokens an expert: weights stream through 64-row tiles"},
       GroupedRule{64, grouped_row_of(mainloop, 128, 64, true),
                   "128 features a tile read the tokens half as often from L2"},
@@ -74,7 +85,7 @@ constexpr auto grouped_one_sum_rules(Mainloop mainloop) {
 inline constexpr auto kSm90GroupedInt8Rules = grouped_one_sum_rules(Mainloop::int8);
 inline constexpr auto kSm90GroupedFp8Rules = grouped_one_sum_rules(Mainloop::fp8_fast);
 inline constexpr std::array kSm90GroupedPromotedRules = {
-    GroupedRule{16, grouped_row_of(Mainloop::fp8_promoted, 64, 64, true),
+    GroupedRule{16, grouped_row_of(Mainloop::fp8_promoted, 64, 64, true, Schedule::basic),
                 "few tokens an expert: weights stream through 64-row tiles"},
     GroupedRule{64, grouped_row_of(Mainloop::fp8_promoted, 128, 64, true),
                 "128 features a tile read the tokens half as often from L2"},

@@ -21,10 +21,11 @@ struct Geometry {
   std::int32_t consumer_warpgroups, threads, slabs;  // slabs: m64 pieces of a warpgroup's share of a tile
   std::int32_t k_steps;                              // 128-byte steps of k in a stage
   std::int32_t cluster_size;
-  std::int32_t rows_bytes, columns_bytes;           // of a stage: the operand on the M side, the operand on the N side
-  std::int32_t tokens;                              // tokens in a tile
-  std::int32_t token_box;                           // tokens of one copy: a grouped, swapped tile copies what it has
-  std::int32_t scale_bytes, scale_slot;             // block scales of a stage
+  std::int32_t rows_bytes, columns_bytes;  // of a stage: the operand on the M side, the operand on the N side
+  std::int32_t tokens;                     // tokens in a tile
+  std::int32_t token_box;                  // tokens of one copy: a grouped, swapped tile copies what it has
+  std::int32_t scale_box, scale_copies;    // block scales of a stage: values of a copy, copies 128 tokens apart
+  std::int32_t scale_bytes, scale_slot;
   std::int32_t chunk_columns, chunks, chunk_bytes;  // the epilogue stores 64 rows x chunk_columns at a time
   std::int32_t vector_buffers,
       vector_bytes;            // a tile's column vectors: fp32 scale, int32 zero point (int8), 16-bit bias
@@ -51,8 +52,12 @@ constexpr Geometry geometry_with_chunk(const TileConfig& config, std::int32_t ch
   g.tokens = config.swap_ab ? config.n : config.m;
   g.token_box = config.grouped && config.swap_ab ? (config.n <= 64 ? 16 : 32)
                                                  : g.tokens / (config.swap_ab ? config.cluster_m : config.cluster_n);
-  g.scale_bytes = config.mainloop == Mainloop::fp8_promoted ? g.tokens * 4 : 0;
-  g.scale_slot = (g.scale_bytes + 127) / 128 * 128;
+  // The copy engine starts at multiples of 16 bytes, an expert's tokens anywhere: up to three values more.
+  const std::int32_t before = config.grouped ? 4 : 0;
+  g.scale_copies = config.grouped && g.tokens > 128 ? g.tokens / 128 : 1;
+  g.scale_box = g.tokens / g.scale_copies + before;
+  g.scale_bytes = config.mainloop == Mainloop::fp8_promoted ? g.scale_copies * g.scale_box * 4 : 0;
+  g.scale_slot = config.mainloop == Mainloop::fp8_promoted ? ((g.tokens + before) * 4 + 127) / 128 * 128 : 0;
   g.chunk_columns = chunk_columns;
   g.chunks = (config.n + chunk_columns - 1) / chunk_columns;
   g.chunk_bytes = kSlabRows * chunk_columns * 2;

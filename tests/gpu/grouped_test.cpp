@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // Every row of the grouped GEMM table, forced over every case that it can run, against exact sums on the host.
-// Usage: grouped_test [--rows=TEXT] [--quick] [--junit=FILE]     rows whose name holds TEXT; a reduced set for sanitizers
+// Usage: grouped_test [--rows=TEXT] [--quick | --tiny] [--junit=FILE]     rows whose name holds TEXT; a reduced set for
+// sanitizers; a single product for the slowest of them
 // Must not go here: timing.
 #include <array>
 #include <cstring>
 #include <limits>
+#include <span>
 #include <string>
 
 #include "cuda/registry.h"
@@ -40,10 +42,17 @@ std::string run_row(const GroupedGemmProblem& problem, std::int32_t row, cudaStr
 
 struct Options {
   std::string rows;
-  bool quick = false;
+  bool quick = false, tiny = false;
 };
 bool selected(const Options& options, std::int32_t row) {
   return options.rows.empty() || std::string(grouped_row_name_sm90(row)).find(options.rows) != std::string::npos;
+}
+
+bool any_selected(const Options& options, Kind kind) {
+  const char* prefix = kind == Kind::int8 ? "sm90_int8_" : kind == Kind::fast ? "sm90_fp8_" : "sm90_fp8promoted_";
+  for (std::int32_t row = 0; row < kSm90GroupedRows; ++row)
+    if (selected(options, row) && (row == 0 || std::string(grouped_row_name_sm90(row)).find(prefix) == 0)) return true;
+  return false;
 }
 
 // How many rows each expert gets.
@@ -147,6 +156,7 @@ constexpr GroupedShape kRagged[] = {{1, 40, 136, 144},   {3, 70, 200, 1040},  {8
                                     {16, 300, 520, 272}, {40, 90, 1032, 384}, {5, 1500, 136, 2064},
                                     {512, 300, 72, 128}, {2, 600, 2824, 640}};
 constexpr GroupedShape kMasked[] = {{3, 33, 136, 144}, {4, 300, 264, 528}, {40, 17, 520, 272}, {512, 3, 72, 128}};
+constexpr GroupedShape kTiny[] = {{2, 40, 136, 1680}};  // longer than any ring
 constexpr GroupedShape kQuick[] = {{3, 70, 136, 272}};
 
 GroupedVariant draw_variant(GroupedForm form, Kind kind, int index, Random& random) {
@@ -173,15 +183,17 @@ std::string run_forced_rows(const Options& options, GroupedForm form, Kind kind,
   std::string failures;
   int failed = 0, index = static_cast<int>(kind);
   const bool masked = form == GroupedForm::masked;
-  const GroupedShape* begin = options.quick ? std::begin(kQuick) : masked ? std::begin(kMasked) : std::begin(kRagged);
-  const GroupedShape* end = options.quick ? std::end(kQuick) : masked ? std::end(kMasked) : std::end(kRagged);
-  for (const GroupedShape* shape = begin; shape != end; ++shape)
-    for (int pass = 0; pass < 2; ++pass) {
+  const std::span<const GroupedShape> shapes = options.tiny    ? std::span<const GroupedShape>(kTiny)
+                                               : options.quick ? std::span<const GroupedShape>(kQuick)
+                                               : masked        ? std::span<const GroupedShape>(kMasked)
+                                                               : std::span<const GroupedShape>(kRagged);
+  for (const GroupedShape& shape : shapes)
+    for (int pass = 0; pass < (options.tiny ? 1 : 2); ++pass) {
       const std::uint64_t seed = random.next();
-      GroupedCase test(kind, *shape, draw_variant(form, kind, index++, random), seed);
-      for (int i = 0; i < 3; ++i) {
-        const Routing routing = kRoutings[(index * 2 + i * 5 + pass) % 6];
-        route(test, *shape, form, routing, random);
+      GroupedCase test(kind, shape, draw_variant(form, kind, index++, random), seed);
+      for (int i = 0; i < (options.tiny ? 1 : 3); ++i) {
+        const Routing routing = options.tiny ? Routing::uniform : kRoutings[(index * 2 + i * 5 + pass) % 6];
+        route(test, shape, form, routing, random);
         test.solve();
         std::int32_t first = -1;
         for (std::int32_t row = 0; row < kSm90GroupedRows; ++row) {
@@ -253,17 +265,22 @@ int main(int argument_count, char** arguments) {
       junit = arguments[i] + 8;
     else if (argument == "--quick")
       options.quick = true;
+    else if (argument == "--tiny")
+      options.quick = options.tiny = true;
   }
   Report report;
   for (const GroupedForm form : {GroupedForm::ragged, GroupedForm::masked, GroupedForm::dropin})
     for (const Kind kind : {Kind::int8, Kind::fast, Kind::promoted, Kind::block}) {
       if (form == GroupedForm::dropin && kind >= Kind::promoted) continue;  // cutlass_moe_mm has neither
+      if (options.tiny && form != GroupedForm::ragged) continue;
+      if (!any_selected(options, kind)) continue;  // --rows names none of this kind
       const char* form_name = form == GroupedForm::ragged   ? "ragged"
                               : form == GroupedForm::masked ? "masked"
                                                             : "dropin";
       report.test(form_name, name(kind),
                   [&](std::int64_t& cases) { return run_forced_rows(options, form, kind, cases); });
     }
+  if (options.tiny) return report.finish(junit);
   report.test("plain", "unaligned", [&](std::int64_t& cases) { return run_plain_row(options, cases); });
   return report.finish(junit);
 }

@@ -518,6 +518,11 @@ struct Gemm {
     ptx::allow_next_kernel();  // its CTAs may take what room there is; they wait for this kernel's end before they read
   }
 
+  // How many scales of other tokens stand before a tile's first in a slot: the copy engine starts at multiples of 16 bytes.
+  static __device__ __forceinline__ int scale_shift(const Arguments& p, const Tile& tile) {
+    return kGrouped && p.scales_by_tma ? (kSwap ? tile.column : tile.row) & 3 : 0;
+  }
+
   // One stage of a grouped tile. Weights are one box; tokens come in boxes of token_box, as many as the tile has tokens for,
   // dealt out among the CTAs of a cluster, whose tokens are the same.
   static __device__ __forceinline__ void produce_grouped(const Arguments& p, const Cta& cta, const Tile& tile,
@@ -550,8 +555,10 @@ struct Gemm {
         ptx::load_box(to, tokens_map, k, token + box * kBox, tile.plane, arrived, tokens_policy);
     }
     if (load_scales)
-      ptx::load_box(cta.base + kGeometry.at_scales + slot * kGeometry.scale_slot, &p.scale_map, token, block,
-                    tile.plane, arrived, tokens_policy);
+#pragma unroll
+      for (int copy = 0; copy < kGeometry.scale_copies; ++copy)
+        ptx::load_box(cta.base + kGeometry.at_scales + slot * kGeometry.scale_slot + copy * 512, &p.scale_map,
+                      token - scale_shift(p, tile) + copy * 128, block, tile.plane, arrived, tokens_policy);
   }
 
   // ---- producer: column vectors, and block scales that only plain loads can read --------------------------------------
@@ -820,14 +827,20 @@ struct Gemm {
   // Tokens' scales of a thread: of its rows, or of its columns where swapped.
   static constexpr int kTokenScales = kSwap ? kColumns / 4 : kSlabs * 2;
 
-  static __device__ __forceinline__ void load_token_scales(const Ring& ring, int slot, float (&scales)[kTokenScales]) {
-    const std::uint32_t from = ring.scales + slot * kGeometry.scale_slot;
+  static __device__ __forceinline__ void load_token_scales(std::uint32_t first, int slot,
+                                                           float (&scales)[kTokenScales]) {
+    const std::uint32_t from = first + slot * kGeometry.scale_slot;
     if constexpr (kSwap) {
 #pragma unroll
       for (int j = 0; j < kColumns / 8; ++j) {
-        const float2 pair = ptx::load_shared_float2(from + j * 32);
-        scales[j * 2] = pair.x;
-        scales[j * 2 + 1] = pair.y;
+        if constexpr (kGrouped) {  // behind a shift, pairs are not aligned
+          scales[j * 2] = ptx::load_shared_float(from + j * 32);
+          scales[j * 2 + 1] = ptx::load_shared_float(from + j * 32 + 4);
+        } else {
+          const float2 pair = ptx::load_shared_float2(from + j * 32);
+          scales[j * 2] = pair.x;
+          scales[j * 2 + 1] = pair.y;
+        }
       }
     } else {
 #pragma unroll
@@ -879,6 +892,7 @@ struct Gemm {
     const int weight_block =
         min((kSwap ? tile.row + row_offset : tile.column) / kScaleBlockElements, last_weight_block);
     const int next_weight_block = min(weight_block + 1, last_weight_block);
+    const std::uint32_t scales_from = ring.scales + scale_shift(p, tile) * 4;
     const int second_block = (weight_block + 1) * kScaleBlockElements - tile.column;
     // One weight scale a block of k, walked by pointer; without block scales, always the same one.
     const std::int64_t k_stride = p.block_scales ? p.scale_b_k_stride : 0;
@@ -908,7 +922,7 @@ struct Gemm {
         const float current0 = weight0, current1 = weight1;
         const int taken = slot.index;
         slot.advance();
-        load_token_scales(ring, taken, token_scales);
+        load_token_scales(scales_from, taken, token_scales);
         ring.wait(slot);
         ring.issue(slot.index, 0, next, true);
         weight0 = next_weight_scale(weights0);
@@ -918,7 +932,7 @@ struct Gemm {
         promote<0>(current, sums, token_scales, current0, current1, second_block);
       };
       const auto finish = [&](float (&current)[1][kAccumulators]) {
-        load_token_scales(ring, slot.index, token_scales);
+        load_token_scales(scales_from, slot.index, token_scales);
         ptx::wgmma_wait<0>();
         ring.release(slot.index);
         promote<0>(current, sums, token_scales, weight0, weight1, second_block);
@@ -944,7 +958,7 @@ struct Gemm {
         ring.wait(slot);
         ring.issue(slot.index, 0, partial, true);
         if (kPingpong && block + 1 == blocks) pass_turn(warpgroup, passes_turn);
-        load_token_scales(ring, slot.index, token_scales);
+        load_token_scales(scales_from, slot.index, token_scales);
         float next0 = weight0, next1 = weight1;
         if (block + 1 < blocks) {
           next0 = next_weight_scale(weights0);

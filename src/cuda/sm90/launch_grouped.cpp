@@ -142,7 +142,7 @@ bool fill_maps(const GroupedGemmProblem& problem, const TileConfig& tile, const 
                         problem.scale_a.k_stride,
                         planes,
                         problem.scale_a_expert_stride};
-    p.scales_by_tma = encode(scales, geometry.tokens, 1, CU_TENSOR_MAP_SWIZZLE_NONE, p.scale_map);
+    p.scales_by_tma = encode(scales, geometry.scale_box, 1, CU_TENSOR_MAP_SWIZZLE_NONE, p.scale_map);
   }
   return true;
 }
