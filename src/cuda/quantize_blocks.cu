@@ -57,10 +57,10 @@ __device__ __forceinline__ float factor_of_row(const QuantizeProblem& p, std::in
 
 __device__ __forceinline__ std::uint32_t block_maximum(std::uint32_t value,
                                                        std::uint32_t (&scratch)[kThreads / kWarp]) {
-  value = __reduce_max_sync(~0u, value);
+  value = warp_maximum(value);
   if (threadIdx.x % kWarp == 0) scratch[threadIdx.x / kWarp] = value;
   __syncthreads();
-  value = __reduce_max_sync(~0u, threadIdx.x % kWarp < kThreads / kWarp ? scratch[threadIdx.x % kWarp] : 0u);
+  value = warp_maximum(threadIdx.x % kWarp < kThreads / kWarp ? scratch[threadIdx.x % kWarp] : 0u);
   __syncthreads();
   return value;
 }

@@ -10,6 +10,7 @@
 
 #include "cuda/quantize_kernels.h"
 #include "cuda/quantize_values.cuh"
+#include "cuda/quantize_vector.cuh"
 
 namespace evergemm::cuda {
 namespace {
@@ -21,14 +22,29 @@ constexpr std::int64_t kMostStagedBytes = 40 * 1024;
 
 // The same value in every thread of the block. Each reduction of a kernel has a scratch of its own.
 __device__ __forceinline__ std::uint32_t block_maximum(std::uint32_t value, std::uint32_t (&scratch)[kWarp]) {
-  value = __reduce_max_sync(~0u, value);
+  value = warp_maximum(value);
   if (blockDim.x <= kWarp) return value;
   if (threadIdx.x % kWarp == 0) scratch[threadIdx.x / kWarp] = value;
   __syncthreads();
-  return __reduce_max_sync(~0u, threadIdx.x % kWarp < blockDim.x / kWarp ? scratch[threadIdx.x % kWarp] : 0u);
+  return warp_maximum(threadIdx.x % kWarp < blockDim.x / kWarp ? scratch[threadIdx.x % kWarp] : 0u);
+}
+// Two at a time.
+__device__ __forceinline__ void block_maxima(std::uint32_t& x, std::uint32_t& y, std::uint32_t (&scratch)[2][kWarp]) {
+  x = warp_maximum(x);
+  y = warp_maximum(y);
+  if (blockDim.x <= kWarp) return;
+  const unsigned lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
+  if (lane == 0) {
+    scratch[0][warp] = x;
+    scratch[1][warp] = y;
+  }
+  __syncthreads();
+  const bool used = lane < blockDim.x / kWarp;
+  x = warp_maximum(used ? scratch[0][lane] : 0u);
+  y = warp_maximum(used ? scratch[1][lane] : 0u);
 }
 
-// Orders floats without NaN as unsigned numbers.
+// Orders floats as unsigned numbers; a positive NaN comes last.
 __device__ __forceinline__ std::uint32_t ordered(float x) {
   const std::uint32_t bits = __float_as_uint(x);
   return (bits & 0x80000000u) != 0 ? ~bits : bits | 0x80000000u;
@@ -37,46 +53,66 @@ __device__ __forceinline__ float unordered(std::uint32_t key) {
   return __uint_as_float((key & 0x80000000u) != 0 ? key & 0x7fffffffu : ~key);
 }
 
-// x of a row in shared memory, column c at [c % 32][c / 32]: each lane of the summing warp finds its columns side by side.
+// The row's 1 / sqrt(mean of squares + eps) in every thread: a lane of the first warp adds each 32nd column of `staged`, then
+// a tree.
 template <class Element>
-struct StagedRow {
-  using Bits = typename Element::Bits;
-  static constexpr int kPerLoad = 16 / sizeof(Bits);
-  Bits* base;
-  int pitch;  // elements; whole loads, and one more so that lanes start in different banks
-
-  __host__ __device__ static int pitch_of(std::int64_t columns) {
-    return (static_cast<int>((columns + kWarp - 1) / kWarp) + kPerLoad - 1) / kPerLoad * kPerLoad + kPerLoad;
-  }
-  __device__ __forceinline__ void put(int column, Bits value) const {
-    base[column % kWarp * pitch + column / kWarp] = value;
-  }
-
-  // 1 / sqrt(mean of squares + eps): 32 strided partial sums, one a lane of the first warp, then a tree.
-  __device__ __forceinline__ float inverse_rms(const QuantizeProblem& p, float& result) const {
-    static_assert(numerics::kSquarePartials == kWarp);
-    if (threadIdx.x < kWarp) {
-      float sum = 0;
-      const int count = (static_cast<int>(p.columns) - static_cast<int>(threadIdx.x) + kWarp - 1) / kWarp;
-      const Bits* mine = base + threadIdx.x * pitch;
-      for (int first = 0; first < count; first += kPerLoad) {
-        alignas(16) Bits loaded[kPerLoad];
-        *reinterpret_cast<uint4*>(loaded) = *reinterpret_cast<const uint4*>(mine + first);
+__device__ __forceinline__ float factor_of(const QuantizeProblem& p, const typename Element::Bits* staged,
+                                           float& shared_factor) {
+  static_assert(numerics::kSquarePartials == kWarp);
+  __syncthreads();
+  if (threadIdx.x < kWarp) {
+    float sum = 0;
+    const int columns = static_cast<int>(p.columns);
+    int column = threadIdx.x;
+    constexpr int kAhead = 16;  // one sum hangs on the other; the loads need not
+    for (; column + (kAhead - 1) * kWarp < columns; column += kAhead * kWarp) {
+      float x[kAhead];
 #pragma unroll
-        for (int i = 0; i < kPerLoad; ++i)
-          if (first + i < count) {
-            const float x = Element::widen(loaded[i]);
-            sum = numerics::fma32(x, x, sum);
-          }
-      }
+      for (int i = 0; i < kAhead; ++i) x[i] = Element::widen(staged[column + i * kWarp]);
 #pragma unroll
-      for (int half = kWarp / 2; half > 0; half /= 2) sum = numerics::add32(sum, __shfl_down_sync(~0u, sum, half));
-      if (threadIdx.x == 0) result = numerics::inverse_rms(sum, p.columns, p.eps);
+      for (int i = 0; i < kAhead; ++i) sum = numerics::fma32(x[i], x[i], sum);
     }
-    __syncthreads();
-    return result;
+    for (; column < columns; column += kWarp) {
+      const float x = Element::widen(staged[column]);
+      sum = numerics::fma32(x, x, sum);
+    }
+#pragma unroll
+    for (int half = kWarp / 2; half > 0; half /= 2) sum = numerics::add32(sum, __shfl_down_sync(~0u, sum, half));
+    if (threadIdx.x == 0) shared_factor = numerics::inverse_rms(sum, p.columns, p.eps);
   }
-};
+  __syncthreads();
+  return shared_factor;
+}
+
+// x + residual in their type.
+template <class Element>
+__device__ __forceinline__ Vector<Element> sum_of(const Vector<Element>& x, const Vector<Element>& residual) {
+  float values[kVector], added[kVector];
+  x.widen(values);
+  residual.widen(added);
+#pragma unroll
+  for (int e = 0; e < kVector; ++e) values[e] = numerics::add32(values[e], added[e]);
+  Vector<Element> sum;
+  if constexpr (sizeof(typename Element::Bits) == 4) {
+    sum.pieces[0] = make_uint4(__float_as_uint(values[0]), __float_as_uint(values[1]), __float_as_uint(values[2]),
+                               __float_as_uint(values[3]));
+    sum.pieces[1] = make_uint4(__float_as_uint(values[4]), __float_as_uint(values[5]), __float_as_uint(values[6]),
+                               __float_as_uint(values[7]));
+  } else {
+    sum.pieces[0] = make_uint4(Element::narrow_pair(values[0], values[1]), Element::narrow_pair(values[2], values[3]),
+                               Element::narrow_pair(values[4], values[5]), Element::narrow_pair(values[6], values[7]));
+  }
+  return sum;
+}
+
+// What narrow_pair() made of a NaN becomes the NaN that numerics.h makes.
+template <class Element>
+__device__ __noinline__ void canonical_nans(typename Element::Bits* row, int columns) {
+  if constexpr (sizeof(typename Element::Bits) == 2)
+    for (int column = threadIdx.x * kVector; column < columns; column += blockDim.x * kVector)
+      for (int e = column; e < column + kVector; ++e)
+        if (row[e] == Element::kNewNan) row[e] = Element::kCanonicalNan;
+}
 
 // What happens between a scale and eight bits.
 enum class Rounding { symmetric, asymmetric, dropin };
@@ -88,32 +124,56 @@ struct Groups {
   unsigned given_vectors;
 };
 
+// The maxima of groups of `lanes` lanes for kCount vectors of each lane. Where a group has at least kCount lanes, lane l ends
+// with that of vector l % kCount (in maxima[0]): each step halves what a lane keeps, so that one lane forms one scale. True then.
+template <int kCount>
+__device__ __forceinline__ bool group_maxima(std::uint32_t (&maxima)[kCount], int lanes) {
+  const unsigned lane = threadIdx.x % kWarp;
+  if (lanes < kCount) {
+    for (int distance = lanes / 2; distance > 0; distance /= 2)
+#pragma unroll
+      for (std::uint32_t& maximum : maxima) maximum = max(maximum, __shfl_xor_sync(~0u, maximum, distance));
+    return false;
+  }
+#pragma unroll
+  for (int kept = kCount / 2, distance = 1; kept > 0; kept /= 2, distance *= 2) {
+    const bool odd = (lane & distance) != 0;
+#pragma unroll
+    for (int i = 0; i < kept; ++i) {
+      const std::uint32_t mine = odd ? maxima[2 * i + 1] : maxima[2 * i];
+      const std::uint32_t other = odd ? maxima[2 * i] : maxima[2 * i + 1];
+      maxima[i] = max(mine, __shfl_xor_sync(~0u, other, distance));
+    }
+  }
+  for (int distance = kCount; distance < lanes; distance *= 2)
+    maxima[0] = max(maxima[0], __shfl_xor_sync(~0u, maxima[0], distance));
+  return true;
+}
+
 // Every thread computes with a vector of the row: those past its end with the last one, which changes no maximum, and without
 // storing. So nothing branches between the loads, and all of a thread's are in flight together.
-template <class Element, QuantizeSource kSource, Rounding kRounding, int kVectors>
-__global__ void __launch_bounds__(kMostThreads)
+template <class Element, QuantizeSource kSource, Rounding kRounding, int kVectors, int kThreads>
+__global__ void __launch_bounds__(kThreads)
     quantize_rows(const __grid_constant__ QuantizeProblem p, const __grid_constant__ Groups groups) {
-  extern __shared__ __align__(16) unsigned char staged[];
-  __shared__ std::uint32_t scratch[3][kWarp];
+  extern __shared__ __align__(16) unsigned char staged_bytes_of_row[];
+  __shared__ std::uint32_t scratch[2][kWarp];
   __shared__ float shared_factor;
   using Bits = typename Element::Bits;
+  constexpr bool kCopies = kSource == QuantizeSource::copy;
   wait_for_previous_kernel();
   const std::int64_t row = blockIdx.x;
   const int vectors = static_cast<int>(p.columns / kVector);
   const Bits* x = static_cast<const Bits*>(p.x) + row * p.x_stride;
   int vector[kVectors];  // which one this thread takes
-  float values[kVectors][kVector];
   Vector<Element> inputs[kVectors];
+  float values[kCopies ? 1 : kVectors][kVector];  // what is quantized, where that is not `inputs`
 #pragma unroll
   for (int i = 0; i < kVectors; ++i) {
     vector[i] = threadIdx.x + i * blockDim.x;
     inputs[i] = Vector<Element>::load(x, min(vector[i], vectors - 1) * kVector);
   }
 
-  if constexpr (kSource == QuantizeSource::copy) {
-#pragma unroll
-    for (int i = 0; i < kVectors; ++i) inputs[i].widen(values[i]);
-  } else if constexpr (kSource == QuantizeSource::activation) {
+  if constexpr (kSource == QuantizeSource::activation) {
     if (p.gated) {
       Vector<Element> up[kVectors];
 #pragma unroll
@@ -122,177 +182,166 @@ __global__ void __launch_bounds__(kMostThreads)
 #pragma unroll
       for (int i = 0; i < kVectors; ++i) {
         float factor[kVector];
-        inputs[i].widen(values[i]);
+        activate(p.activation, inputs[i], values[i]);
         up[i].widen(factor);
 #pragma unroll
-        for (int e = 0; e < kVector; ++e)
-          values[i][e] = numerics::mul32(activated(p.activation, values[i][e]), factor[e]);
+        for (int e = 0; e < kVector; ++e) values[i][e] = numerics::mul32(values[i][e], factor[e]);
       }
     } else {
 #pragma unroll
-      for (int i = 0; i < kVectors; ++i) {
-        inputs[i].widen(values[i]);
-#pragma unroll
-        for (int e = 0; e < kVector; ++e) values[i][e] = activated(p.activation, values[i][e]);
-      }
+      for (int i = 0; i < kVectors; ++i) activate(p.activation, inputs[i], values[i]);
     }
-  } else {
+  } else if constexpr (kSource == QuantizeSource::rms_norm) {
     // x, or x + residual rounded to its type and stored
-    const StagedRow<Element> staged_row{reinterpret_cast<Bits*>(staged), StagedRow<Element>::pitch_of(p.columns)};
-    if (p.residual != nullptr) {
-      Bits* residual = static_cast<Bits*>(p.residual) + row * p.residual_stride;
+    Bits* const staged = reinterpret_cast<Bits*>(staged_bytes_of_row);
+    Bits* const residual = p.residual == nullptr ? nullptr : static_cast<Bits*>(p.residual) + row * p.residual_stride;
+    const Bits* weight = static_cast<const Bits*>(p.weight);
+    const bool weight_by_vectors = p.weight_stride == 1 && reinterpret_cast<std::uintptr_t>(weight) % 16 == 0;
+    Vector<Element> weights[kVectors];
+    if (residual != nullptr) {
       Vector<Element> before[kVectors];
 #pragma unroll
       for (int i = 0; i < kVectors; ++i)
         before[i] = Vector<Element>::load(residual, min(vector[i], vectors - 1) * kVector);
 #pragma unroll
       for (int i = 0; i < kVectors; ++i) {
-        float added[kVector];
-        inputs[i].widen(values[i]);
-        before[i].widen(added);
-        alignas(16) Bits sum[kVector];
-#pragma unroll
-        for (int e = 0; e < kVector; ++e) {
-          sum[e] = Element::narrow(numerics::add32(values[i][e], added[e]));
-          values[i][e] = Element::widen(sum[e]);
-        }
-        if (vector[i] < vectors)
-          *reinterpret_cast<Vector<Element>*>(residual + vector[i] * kVector) =
-              *reinterpret_cast<const Vector<Element>*>(sum);
+        inputs[i] = sum_of(inputs[i], before[i]);
+        if (vector[i] < vectors) *reinterpret_cast<Vector<Element>*>(residual + vector[i] * kVector) = inputs[i];
       }
-    } else {
-#pragma unroll
-      for (int i = 0; i < kVectors; ++i) inputs[i].widen(values[i]);
     }
 #pragma unroll
     for (int i = 0; i < kVectors; ++i) {
-      if (vector[i] >= vectors) continue;
-#pragma unroll
-      for (int e = 0; e < kVector; ++e) staged_row.put(vector[i] * kVector + e, Element::narrow(values[i][e]));
+      if (vector[i] < vectors) *reinterpret_cast<Vector<Element>*>(staged + vector[i] * kVector) = inputs[i];
+      if (weight_by_vectors) weights[i] = Vector<Element>::load(weight, min(vector[i], vectors - 1) * kVector);
     }
-    __syncthreads();
-    const float factor = staged_row.inverse_rms(p, shared_factor);
-    const Bits* weight = static_cast<const Bits*>(p.weight);
-    const bool weight_by_vectors = p.weight_stride == 1 && reinterpret_cast<std::uintptr_t>(weight) % 16 == 0;
+    const float factor = factor_of<Element>(p, staged, shared_factor);
+    if (numerics::is_nan(factor) && residual != nullptr) canonical_nans<Element>(residual, static_cast<int>(p.columns));
 #pragma unroll
     for (int i = 0; i < kVectors; ++i) {
       const bool active = vector[i] < vectors;  // what the residual holds past the end is another thread's business
-      float weights[kVector];
+      float by[kVector];
+      inputs[i].widen(values[i]);
       if (weight_by_vectors) {
-        Vector<Element>::load(weight, min(vector[i], vectors - 1) * kVector).widen(weights);
+        weights[i].widen(by);
       } else {
 #pragma unroll
         for (int e = 0; e < kVector; ++e)
-          weights[e] =
-              Element::widen(weight[(std::int64_t{min(vector[i], vectors - 1)} * kVector + e) * p.weight_stride]);
+          by[e] = Element::widen(weight[(std::int64_t{min(vector[i], vectors - 1)} * kVector + e) * p.weight_stride]);
       }
 #pragma unroll
       for (int e = 0; e < kVector; ++e)
-        values[i][e] = active ? numerics::mul32(numerics::mul32(values[i][e], factor), weights[e]) : 0.0f;
+        values[i][e] = active ? numerics::mul32(numerics::mul32(values[i][e], factor), by[e]) : 0.0f;
     }
   }
 
   // ---- scales: a row's, or a group's for each vector ----
-  float scale_of_row = 1.0f;
+  float scales[kVectors];
   std::int32_t azp = 0;
+  bool any_nan = false;
   const bool given = p.scheme == QuantizeScheme::with_given_scale;
   if constexpr (kRounding == Rounding::asymmetric) {
-    float low = 0, high = 0;
-    bool any_nan = false;
+    Range<Element> range;
 #pragma unroll
-    for (int i = 0; i < kVectors; ++i) {
-#pragma unroll
-      for (int e = 0; e < kVector; ++e) {
-        low = fminf(low, values[i][e]);  // these two leave NaN out
-        high = fmaxf(high, values[i][e]);
-        any_nan = any_nan || numerics::is_nan(values[i][e]);
-      }
-    }
-    high = unordered(block_maximum(ordered(high), scratch[0]));
-    low = unordered(~block_maximum(~ordered(low), scratch[1]));
-    if (block_maximum(any_nan ? 1u : 0u, scratch[2]) != 0) low = numerics::canonical_nan();
-    scale_of_row = numerics::asymmetric_scale(low, high);
-    azp = numerics::asymmetric_zero_point(low, scale_of_row);
+    for (const Vector<Element>& input : inputs) range.add(input);
+    std::uint32_t high_key = ordered(range.high()), low_key = ~ordered(range.low());
+    block_maxima(high_key, low_key, scratch);
+    const float high = unordered(high_key), low = unordered(~low_key);  // high is NaN where a value is
+    const float scale = numerics::asymmetric_scale(low, high);
+    azp = numerics::asymmetric_zero_point(low, scale);
     if (threadIdx.x == 0) {
-      store_scale(p, row, 0, scale_of_row);
+      store_scale(p, row, 0, scale);
       p.azp[row * p.azp_stride] = azp;
     }
-  } else if (!given && groups.lanes == 0) {
-    std::uint32_t absmax = 0;
+#pragma unroll
+    for (float& one : scales) one = scale;
+  } else if (given) {
+    const float* given_scales =
+        static_cast<const float*>(p.scale) + static_cast<unsigned>(row) / groups.given_rows * p.scale_row_stride;
 #pragma unroll
     for (int i = 0; i < kVectors; ++i) {
-#pragma unroll
-      for (int e = 0; e < kVector; ++e) absmax = max(absmax, magnitude_bits(values[i][e]));
-    }
-    scale_of_row = scale_of_block(p, block_maximum(absmax, scratch[0]));
-    if (threadIdx.x == 0) store_scale(p, row, 0, scale_of_row);
-  }
-
-  const float* given_scales =
-      static_cast<const float*>(p.scale) +
-      (given ? static_cast<unsigned>(row) / groups.given_rows * p.scale_row_stride : std::int64_t{0});
-#pragma unroll
-  for (int i = 0; i < kVectors; ++i) {
-    float scale = scale_of_row;
-    if (given) {
       const unsigned group =
           groups.given_vectors == 0 ? 0 : static_cast<unsigned>(min(vector[i], vectors - 1)) / groups.given_vectors;
-      scale = __ldg(given_scales + group * p.scale_group_stride);
-    } else if (groups.lanes != 0) {
-      std::uint32_t absmax = 0;
-#pragma unroll
-      for (int e = 0; e < kVector; ++e) {
-        if constexpr (kRounding == Rounding::dropin)  // fmaxf leaves NaN out
-          absmax = __float_as_uint(fmaxf(__uint_as_float(absmax), fabsf(values[i][e])));
-        else
-          absmax = max(absmax, magnitude_bits(values[i][e]));
-      }
-      for (int distance = groups.lanes / 2; distance > 0; distance /= 2)
-        absmax = max(absmax, __shfl_xor_sync(~0u, absmax, distance));
-      scale = scale_of_block(p, absmax);
-      const int group_shift = __ffs(groups.lanes) - 1;
-      if (vector[i] < vectors && vector[i] % groups.lanes == 0) store_scale(p, row, vector[i] >> group_shift, scale);
+      scales[i] = __ldg(given_scales + group * p.scale_group_stride);
     }
-    float quotients[kVector];
-    const Divider divider(scale);
-    divider.divide(values[i], quotients, given || p.scale_upper_bound != nullptr);
-    if constexpr (kRounding == Rounding::dropin) {
-      // An ordinary scale means that no value is infinite; fmaxf and fminf then clamp as numerics::dropin_clamp does.
-      const bool ordinary = divider.multiplies() && p.q_min < 0.0f && p.q_max > 0.0f;
+  } else {
+    std::uint32_t maxima[kVectors];
 #pragma unroll
-      for (int e = 0; e < kVector; ++e) {
-        if (ordinary) {
-          quotients[e] = fminf(fmaxf(quotients[e], p.q_min), p.q_max);
-          if (p.q_dtype == DType::int8) quotients[e] = truncf(quotients[e]);
-        } else {
-          quotients[e] = dropin_clamped(p, values[i][e], quotients[e]);
+    for (int i = 0; i < kVectors; ++i) {
+      if constexpr (kCopies) {
+        LargestMagnitude<Element> largest;
+        largest.add(inputs[i]);
+        maxima[i] = largest.bits();
+      } else {
+        maxima[i] = largest_bits(values[i], 0);
+      }
+      if constexpr (kRounding == Rounding::dropin) {
+        if (maxima[i] > 0x7f800000u) {  // a NaN, which drop-in scales leave out
+          any_nan = true;
+          float wide[kVector];
+          inputs[i].widen(wide);
+          maxima[i] = 0;
+#pragma unroll
+          for (int e = 0; e < kVector; ++e)
+            if (!numerics::is_nan(wide[e])) maxima[i] = max(maxima[i], magnitude_bits(wide[e]));
         }
       }
     }
-    if constexpr (kRounding == Rounding::asymmetric) {
-      const float shift = static_cast<float>(azp);
+    if (groups.lanes == 0) {
+      std::uint32_t largest = maxima[0];
 #pragma unroll
-      for (int e = 0; e < kVector; ++e) {
-        // numerics::quantize_int8_asymmetric: round, limit, shift; exact in fp32, and NaN goes to 0 unshifted. An ordinary scale
-        // means that the row has neither NaN nor infinity and that no quotient passes 256.
-        const float rounded = rintf(quotients[e]);
-        quotients[e] = divider.multiplies()        ? rounded + shift
-                       : numerics::is_nan(rounded) ? 0.0f
-                                                   : fminf(fmaxf(rounded, -1024.0f), 1024.0f) + shift;
+      for (int i = 1; i < kVectors; ++i) largest = max(largest, maxima[i]);
+      const float scale = scale_of_block(p, block_maximum(largest, scratch[0]));
+      if (threadIdx.x == 0) store_scale(p, row, 0, scale);
+#pragma unroll
+      for (float& one : scales) one = scale;
+    } else {
+      const int group_shift = __ffs(groups.lanes) - 1;
+      if (group_maxima(maxima, groups.lanes)) {
+        const int mine = static_cast<int>(threadIdx.x % kVectors);
+        const float scale = scale_of_block(p, maxima[0]);
+        const int of = static_cast<int>(threadIdx.x + mine * blockDim.x);
+        if (threadIdx.x % static_cast<unsigned>(groups.lanes) < kVectors && (of & ~(groups.lanes - 1)) < vectors)
+          store_scale(p, row, of >> group_shift, scale);
+#pragma unroll
+        for (int i = 0; i < kVectors; ++i) scales[i] = __shfl_sync(~0u, scale, i, kVectors);
+      } else {
+#pragma unroll
+        for (int i = 0; i < kVectors; ++i) {
+          scales[i] = scale_of_block(p, maxima[i]);
+          if (vector[i] < vectors && vector[i] % groups.lanes == 0)
+            store_scale(p, row, vector[i] >> group_shift, scales[i]);
+        }
       }
     }
-    std::uint32_t words[2];
+  }
+
 #pragma unroll
-    for (int w = 0; w < 2; ++w) {
-      const float* four = &quotients[w * 4];
-      words[w] =
-          p.q_dtype == DType::int8
-              ? round_int8(four[0]) | round_int8(four[1]) << 8 | round_int8(four[2]) << 16 | round_int8(four[3]) << 24
-              : round_float8_pair(four[0], four[1]) | round_float8_pair(four[2], four[3]) << 16;
+  for (int i = 0; i < kVectors; ++i) {
+    float now[kVector];
+    if constexpr (kCopies) {
+      inputs[i].widen(now);
+    } else {
+#pragma unroll
+      for (int e = 0; e < kVector; ++e) now[e] = values[i][e];
+    }
+    const Bracket bracket(scales[i]);
+    uint2 words;
+    if constexpr (kRounding == Rounding::asymmetric) {
+      words = to_asymmetric_int8(now, bracket, azp);
+    } else if constexpr (kRounding == Rounding::dropin) {
+      // Saturation clamps where the limits are those of the format.
+      if (p.q_dtype == DType::int8 || p.q_min > -numerics::kFloat8E4m3fnMax || p.q_max < numerics::kFloat8E4m3fnMax ||
+          any_nan || !bracket.ordinary)
+        words = dropin_words(make_float4(now[0], now[1], now[2], now[3]), make_float4(now[4], now[5], now[6], now[7]),
+                             bracket.scale, p.q_min, p.q_max, p.q_dtype == DType::int8);
+      else
+        words = to_float8(now, bracket);
+    } else {
+      words = p.q_dtype == DType::int8 ? to_int8(now, bracket, !given && p.scale_upper_bound == nullptr)
+                                       : to_float8(now, bracket);
     }
     if (vector[i] < vectors)
-      *reinterpret_cast<uint2*>(static_cast<std::uint8_t*>(p.q) + row * p.q_stride + vector[i] * kVector) =
-          make_uint2(words[0], words[1]);
+      *reinterpret_cast<uint2*>(static_cast<std::uint8_t*>(p.q) + row * p.q_stride + vector[i] * kVector) = words;
   }
   allow_next_kernel();
 }
@@ -323,10 +372,14 @@ bool aligned(const void* pointer, std::int64_t stride_bytes, std::int64_t bytes,
          (rows <= 1 || stride_bytes % bytes == 0);
 }
 
+// Few threads that keep two vectors each have the registers for what needs more than one tensor.
+constexpr int kPairThreads = 512;
+
 template <class Element, QuantizeSource kSource, Rounding kRounding>
 const void* kernel_for(int vectors) {
-  if (vectors == 1) return reinterpret_cast<const void*>(&quantize_rows<Element, kSource, kRounding, 1>);
-  return reinterpret_cast<const void*>(&quantize_rows<Element, kSource, kRounding, kMostVectors>);
+  if (vectors == 1) return reinterpret_cast<const void*>(&quantize_rows<Element, kSource, kRounding, 1, kMostThreads>);
+  if (vectors == 2) return reinterpret_cast<const void*>(&quantize_rows<Element, kSource, kRounding, 2, kPairThreads>);
+  return reinterpret_cast<const void*>(&quantize_rows<Element, kSource, kRounding, kMostVectors, kMostThreads>);
 }
 template <class Element>
 const void* kernel_for(const QuantizeProblem& p, int vectors) {
@@ -343,8 +396,7 @@ const void* kernel_for(const QuantizeProblem& p, int vectors) {
 
 std::int64_t staged_bytes(const QuantizeProblem& p) {
   if (p.source != QuantizeSource::rms_norm) return 0;
-  return p.x_dtype == DType::float32 ? std::int64_t{kWarp} * StagedRow<Float32>::pitch_of(p.columns) * 4
-                                     : std::int64_t{kWarp} * StagedRow<Bfloat16>::pitch_of(p.columns) * 2;
+  return p.columns * size_in_bytes(p.x_dtype);
 }
 
 }  // namespace
@@ -371,9 +423,13 @@ bool rows_kernel_runs(const QuantizeProblem& p) {
 
 cudaError_t launch_rows_kernel(const QuantizeProblem& problem, cudaStream_t stream) {
   const std::int64_t vectors = problem.columns / kVector;
-  // Few rows: as many threads as there are vectors, for the shortest way. Many: four vectors a thread, for loads in flight.
+  // Few rows: as many threads as there are vectors, for the shortest way. Many: several vectors a thread, for loads in flight.
   constexpr std::int64_t kFewRows = 264;
-  const int kept = problem.rows <= kFewRows && vectors <= kMostThreads ? 1 : vectors <= kWarp ? 1 : kMostVectors;
+  int kept = kMostVectors;
+  if (vectors <= kWarp || (problem.rows <= kFewRows && vectors <= kMostThreads))
+    kept = 1;
+  else if (vectors <= 2 * kPairThreads && problem.source != QuantizeSource::copy)
+    kept = 2;
   const std::int64_t threads = ((vectors + kept - 1) / kept + kWarp - 1) / kWarp * kWarp;
   const void* kernel = problem.x_dtype == DType::bfloat16  ? kernel_for<Bfloat16>(problem, kept)
                        : problem.x_dtype == DType::float16 ? kernel_for<Float16>(problem, kept)

@@ -14,6 +14,47 @@ namespace evergemm::cuda {
 // How a warp reduces and how many columns of x a thread loads at a time in the vector kernels.
 inline constexpr int kWarp = 32, kVector = 8;
 
+// The larger, or the smaller; NaN where either is.
+static __device__ __forceinline__ float larger_or_nan(float x, float y) {
+#if __CUDA_ARCH__ >= 800
+  float result;
+  asm("max.NaN.f32 %0, %1, %2;" : "=f"(result) : "f"(x), "f"(y));
+  return result;
+#else
+  return numerics::is_nan(x) || x > y ? x : y;
+#endif
+}
+static __device__ __forceinline__ float smaller_or_nan(float x, float y) {
+#if __CUDA_ARCH__ >= 800
+  float result;
+  asm("min.NaN.f32 %0, %1, %2;" : "=f"(result) : "f"(x), "f"(y));
+  return result;
+#else
+  return numerics::is_nan(x) || x < y ? x : y;
+#endif
+}
+
+// The largest of a warp's values in every lane.
+static __device__ __forceinline__ std::uint32_t warp_maximum(std::uint32_t value) {
+#if __CUDA_ARCH__ >= 800
+  return __reduce_max_sync(~0u, value);
+#else
+  for (int distance = kWarp / 2; distance > 0; distance /= 2) value = max(value, __shfl_xor_sync(~0u, value, distance));
+  return value;
+#endif
+}
+
+// For GPUs without instructions for two 16-bit values at a time.
+template <class Element, class Choose>
+static __device__ __forceinline__ std::uint32_t by_halves(std::uint32_t x, std::uint32_t y, Choose choose) {
+  const auto half = [&](int shift) {
+    return std::uint32_t{Element::narrow(choose(Element::widen(static_cast<typename Element::Bits>(x >> shift)),
+                                                Element::widen(static_cast<typename Element::Bits>(y >> shift))))}
+           << shift;
+  };
+  return half(0) | half(16);
+}
+
 // Storage of x's three types; bits in, fp32 out.
 struct Bfloat16 {
   using Bits = std::uint16_t;
@@ -22,6 +63,36 @@ struct Bfloat16 {
   static __device__ __forceinline__ void widen_pair(std::uint32_t word, float& low, float& high) {
     low = __uint_as_float(word << 16);
     high = __uint_as_float(word & 0xffff0000u);
+  }
+  // Two values at a time; NaN where either is.
+  static __device__ __forceinline__ std::uint32_t smaller_pair(std::uint32_t x, std::uint32_t y) {
+#if __CUDA_ARCH__ >= 800
+    std::uint32_t result;
+    asm("min.NaN.bf16x2 %0, %1, %2;" : "=r"(result) : "r"(x), "r"(y));
+    return result;
+#else
+    return by_halves<Bfloat16>(x, y, smaller_or_nan);
+#endif
+  }
+  static __device__ __forceinline__ std::uint32_t larger_pair(std::uint32_t x, std::uint32_t y) {
+#if __CUDA_ARCH__ >= 800
+    std::uint32_t result;
+    asm("max.NaN.bf16x2 %0, %1, %2;" : "=r"(result) : "r"(x), "r"(y));
+    return result;
+#else
+    return by_halves<Bfloat16>(x, y, larger_or_nan);
+#endif
+  }
+  // Rounded to nearest even; NaN becomes kNewNan in either half.
+  static constexpr std::uint32_t kNewNan = 0x7fffu, kCanonicalNan = 0x7fc0u;
+  static __device__ __forceinline__ std::uint32_t narrow_pair(float low, float high) {
+#if __CUDA_ARCH__ >= 800
+    std::uint32_t word;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(word) : "f"(high), "f"(low));
+    return word;
+#else
+    return std::uint32_t{narrow(low)} | std::uint32_t{narrow(high)} << 16;
+#endif
   }
 };
 struct Float16 {
@@ -36,11 +107,46 @@ struct Float16 {
     low = widen(static_cast<Bits>(word));
     high = widen(static_cast<Bits>(word >> 16));
   }
+  static __device__ __forceinline__ std::uint32_t smaller_pair(std::uint32_t x, std::uint32_t y) {
+#if __CUDA_ARCH__ >= 800
+    std::uint32_t result;
+    asm("min.NaN.f16x2 %0, %1, %2;" : "=r"(result) : "r"(x), "r"(y));
+    return result;
+#else
+    return by_halves<Float16>(x, y, smaller_or_nan);
+#endif
+  }
+  static __device__ __forceinline__ std::uint32_t larger_pair(std::uint32_t x, std::uint32_t y) {
+#if __CUDA_ARCH__ >= 800
+    std::uint32_t result;
+    asm("max.NaN.f16x2 %0, %1, %2;" : "=r"(result) : "r"(x), "r"(y));
+    return result;
+#else
+    return by_halves<Float16>(x, y, larger_or_nan);
+#endif
+  }
+  static constexpr std::uint32_t kNewNan = 0x7fffu, kCanonicalNan = 0x7e00u;
+  static __device__ __forceinline__ std::uint32_t narrow_pair(float low, float high) {
+#if __CUDA_ARCH__ >= 800
+    std::uint32_t word;
+    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(word) : "f"(high), "f"(low));
+    return word;
+#else
+    return std::uint32_t{narrow(low)} | std::uint32_t{narrow(high)} << 16;
+#endif
+  }
 };
 struct Float32 {
   using Bits = float;
   static __device__ __forceinline__ float widen(Bits value) { return value; }
   static __device__ __forceinline__ Bits narrow(float value) { return value; }
+  // One value a word.
+  static __device__ __forceinline__ std::uint32_t smaller_pair(std::uint32_t x, std::uint32_t y) {
+    return __float_as_uint(smaller_or_nan(__uint_as_float(x), __uint_as_float(y)));
+  }
+  static __device__ __forceinline__ std::uint32_t larger_pair(std::uint32_t x, std::uint32_t y) {
+    return __float_as_uint(larger_or_nan(__uint_as_float(x), __uint_as_float(y)));
+  }
 };
 
 // kVector elements as they lie in memory.
@@ -96,8 +202,8 @@ class Divider {
 #pragma unroll
       for (int i = 0; i < kCount; ++i) {
         const float q0 = __fmul_rn(values[i], reciprocal_);
-        const float q1 = __fmaf_rn(__fmaf_rn(-scale_, q0, values[i]), reciprocal_, q0);
-        quotients[i] = copysignf(__fmaf_rn(__fmaf_rn(-scale_, q1, values[i]), reciprocal_, q1), values[i]);
+        const float q1 = __fmaf_rn(-__fmaf_rn(scale_, q0, -values[i]), reciprocal_, q0);
+        quotients[i] = __fmaf_rn(-__fmaf_rn(scale_, q1, -values[i]), reciprocal_, q1);
       }
       if (large) {
 #pragma unroll

@@ -14,6 +14,8 @@
 #include <thread>
 #include <vector>
 
+#include "cuda/registry.h"
+
 namespace evergemm::gpu_test {
 
 inline void require(cudaError_t error, const char* what) {
@@ -36,6 +38,20 @@ struct Random {
   }
   double uniform() { return static_cast<double>(next() >> 11) * 0x1p-53; }
 };
+
+// A plan of this device for what has one kernel for every problem.
+inline Plan plan_here() {
+  DeviceFacts facts;
+  if (!cuda_facts(0, facts).ok()) {
+    std::fprintf(stderr, "device 0 does not answer\n");
+    std::exit(2);
+  }
+  Plan plan;
+  plan.architecture = facts.architecture;
+  plan.row = 0;
+  plan.name = "only_kernel";
+  return plan;
+}
 
 template <class Body>
 void for_all_threads(std::int64_t count, Body body) {  // body(begin, end)

@@ -155,11 +155,7 @@ std::string compare(const Setup& setup, std::int64_t rows, std::int64_t columns,
   p.scale_upper_bound = bound.empty() ? nullptr : reinterpret_cast<const float*>(bound.data());
 
   reference::quantize(p);
-  Plan plan;
-  plan.architecture = Architecture::sm90a;
-  plan.row = 0;
-  plan.name = "cuda_quantize";
-  const Status status = run_cuda(plan, on_device, RunContext());
+  const Status status = run_cuda(plan_here(), on_device, RunContext());
   require(cudaDeviceSynchronize(), text_of(p).c_str());
   if (!status.ok()) return text_of(p) + ": " + status.text();
   bool zones[5];
@@ -266,7 +262,7 @@ std::string run_all_values(bool quick, std::int64_t& cases) {
         p.q = q.data();
         p.scale = &scale;
         reference::quantize(p);
-        const Status status = run_cuda(Plan(), on_device, RunContext());
+        const Status status = run_cuda(plan_here(), on_device, RunContext());
         require(cudaDeviceSynchronize(), "all values");
         if (!status.ok()) return status.text();
         bool zones;
@@ -319,7 +315,7 @@ std::string run_all_activations(std::int64_t& cases) {
         p.q = q.data();
         p.scale = scale.data();
         reference::quantize(p);
-        const Status status = run_cuda(Plan(), on_device, RunContext());
+        const Status status = run_cuda(plan_here(), on_device, RunContext());
         require(cudaDeviceSynchronize(), "all activations");
         if (!status.ok()) return status.text();
         bool zones;
@@ -354,7 +350,7 @@ std::string run_permute(std::int64_t& cases) {
     p.a = reinterpret_cast<const std::uint16_t*>(da.data());
     p.perm = reinterpret_cast<const std::int32_t*>(dperm.data());
     p.out = reinterpret_cast<std::uint16_t*>(dout.data());
-    const Status status = run_cuda(Plan(), p, RunContext());
+    const Status status = run_cuda(plan_here(), p, RunContext());
     require(cudaDeviceSynchronize(), "permute");
     if (!status.ok()) return status.text();
     bool zones;
