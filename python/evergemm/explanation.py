@@ -92,6 +92,8 @@ class Explanation:
         elif self.why:
             lines.append(f"  why           {self.why}")
         lines.append(f"  accumulation  {self.accumulation}")
+        if asked.get("arithmetic"):
+            lines += _wrapped("  multiplies    ", asked["arithmetic"])
         how = [f"split k {self.split_k}"] if self.split_k > 1 else []
         how += ["a and b swapped"] if self.swap_ab else []
         if how:

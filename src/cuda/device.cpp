@@ -92,4 +92,19 @@ Status device_facts(std::int32_t device, DeviceFacts& facts) {
   return Status();
 }
 
+Status check_plan(const Plan& plan, const Device& device) {
+  DeviceFacts facts;
+  const Status status = device_facts(device.index, facts);
+  if (!status.ok()) return status;
+  const std::string index = std::to_string(device.index);
+  if (facts.architecture != plan.architecture)
+    return Status(std::string(plan.name) + ": expected a device of architecture " + name(plan.architecture) + "; got " +
+                  name(facts.architecture) + " (device " + index + "); fix: plan with the facts of that device.");
+  if (!is_built(facts.architecture))
+    return Status(std::string(plan.name) + ": expected a library with kernels for " + name(facts.architecture) +
+                  " (device " + index +
+                  "); got one without; fix: install a build with EVERGEMM_ARCHS=all, or move the tensors to the cpu.");
+  return Status();
+}
+
 }  // namespace evergemm::cuda

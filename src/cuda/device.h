@@ -35,4 +35,7 @@ Status cuda_failure(const std::string& kernel, const std::string& problem, cudaE
 // Read once per device, thread-safe. An error where `device` is not a CUDA device of this machine.
 Status device_facts(std::int32_t device, DeviceFacts& facts);
 
+// What a caller could get wrong: a plan for another device, a binary without kernels for this one.
+Status check_plan(const Plan& plan, const Device& device);
+
 }  // namespace evergemm::cuda

@@ -11,7 +11,9 @@
 #include "cuda/portable/launch.h"
 #include "cuda/quantize_kernels.h"
 #include "cuda/registry.h"
+#if defined(EVERGEMM_WITH_SM90)
 #include "cuda/sm90/launch_grouped.h"
+#endif
 #include "evergemm/moe_layer.h"
 #include "plan/grouped.h"
 
@@ -27,14 +29,10 @@ Status run_on_device(const Plan& plan, const Device& device, Launch launch) {
   const cuda::DeviceGuard guard(device.index);
   if (guard.error() != cudaSuccess)
     return cuda_failure(plan.name, "device " + std::to_string(device.index), guard.error());
+  Status status = cuda::check_plan(plan, device);
   DeviceFacts facts;
-  Status status = cuda::device_facts(device.index, facts);
-  if (!status.ok()) return status;
-  if (facts.architecture != plan.architecture)
-    return Status(std::string(plan.name) + ": expected a device of architecture " + name(plan.architecture) + "; got " +
-                  name(facts.architecture) + " (device " + std::to_string(device.index) +
-                  "); fix: plan with the facts of that device.");
-  return launch(facts);
+  if (status.ok()) status = cuda::device_facts(device.index, facts);
+  return status.ok() ? launch(facts) : status;
 }
 
 bool has_clusters(const DeviceFacts& facts) {
@@ -159,9 +157,11 @@ Status quantize_rows(const RoutedRows& rows, std::uint32_t* largest, cudaStream_
 
 Status launch_grouped(const Plan& plan, const GroupedGemmProblem& problem, void* workspace, const RunContext& context) {
   const auto stream = static_cast<cudaStream_t>(context.stream);
-  return plan.architecture == Architecture::sm90a
-             ? sm90::launch_grouped(plan, problem, workspace, stream, context.overlap)
-             : portable::launch_grouped(plan, problem, workspace, stream, context.overlap);
+  const std::int32_t first = plan_tables::first_portable_grouped_row(plan.architecture);
+#if defined(EVERGEMM_WITH_SM90)
+  if (plan.row < first) return sm90::launch_grouped(plan, problem, workspace, stream, context.overlap);
+#endif
+  return portable::launch_grouped(plan, plan.row - first, problem, workspace, stream, context.overlap);
 }
 
 Status product(const GroupedGemmProblem& problem, const DeviceFacts& facts, const RunContext& context,

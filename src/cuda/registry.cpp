@@ -31,22 +31,6 @@ constexpr auto kKernels =
     make_kernels(std::make_integer_sequence<int, static_cast<int>(plan_tables::kSm90Tiles.size())>());
 #endif
 
-// Checks what a caller could get wrong: a plan for another device, a binary without kernels for this one.
-Status check_architecture(const Plan& plan, const Device& device) {
-  DeviceFacts facts;
-  const Status status = cuda::device_facts(device.index, facts);
-  if (!status.ok()) return status;
-  const std::string index = std::to_string(device.index);
-  if (facts.architecture != plan.architecture)
-    return Status(std::string(plan.name) + ": expected a device of architecture " + name(plan.architecture) + "; got " +
-                  name(facts.architecture) + " (device " + index + "); fix: plan with the facts of that device.");
-  if (!is_built(facts.architecture))
-    return Status(std::string(plan.name) + ": expected a library with kernels for " + name(facts.architecture) +
-                  " (device " + index +
-                  "); got one without; fix: install a build with EVERGEMM_ARCHS=all, or move the tensors to the cpu.");
-  return Status();
-}
-
 Status launch_row(const Plan& plan, const GemmProblem& problem, const RunContext& context) {
   const auto stream = static_cast<cudaStream_t>(context.stream);
   const std::int32_t hopper_rows = plan.architecture == Architecture::sm90a ? plan_tables::kSm90Rows : 0;
@@ -62,7 +46,7 @@ Status run_on_device(const Plan& plan, const Problem& problem, Launch launch) {
   const cuda::DeviceGuard guard(problem.device.index);
   if (guard.error() != cudaSuccess)
     return cuda::cuda_failure(plan.name, "device " + std::to_string(problem.device.index), guard.error());
-  const Status status = check_architecture(plan, problem.device);
+  const Status status = cuda::check_plan(plan, problem.device);
   return status.ok() ? launch() : status;
 }
 

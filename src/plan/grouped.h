@@ -6,10 +6,20 @@
 
 namespace evergemm::plan_tables {
 
-// facts: of a GPU.
+// The first of the portable family's rows: behind Hopper's own where those are.
+constexpr std::int32_t first_portable_grouped_row(Architecture architecture) {
+  return architecture == Architecture::sm90a ? kSm90GroupedRows : 0;
+}
+
+// facts: of a GPU. On Hopper the portable family takes what the copy engine cannot address.
 inline Status plan_grouped(const GroupedGemmProblem& problem, const DeviceFacts& facts, Plan& plan) {
-  return facts.architecture == Architecture::sm90a ? plan_grouped_sm90(problem, facts, plan)
-                                                   : plan_grouped_portable(problem, facts, plan);
+  if (facts.architecture == Architecture::sm90a) {
+    const Status status = plan_grouped_sm90(problem, facts, plan);
+    if (!status.ok() || plan.row >= kSm90FirstGroupedTileRow) return status;
+  }
+  const Status status = plan_grouped_portable(problem, facts, plan);
+  plan.row += first_portable_grouped_row(facts.architecture);
+  return status;
 }
 
 }  // namespace evergemm::plan_tables

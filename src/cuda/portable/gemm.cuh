@@ -51,12 +51,15 @@ struct Gemm {
 
   // ---- copies ------------------------------------------------------------------------------------------------------
 
-  // This thread's place in the copies of one operand: lines `line`, line + kLinesAtOnce, ..., always the same piece of them.
+  // Where this thread's copies of one operand come from: kCount lines, always the same piece of them.
+  template <int kCount>
   struct Operand {
-    const std::uint8_t* data;  // of line 0 at this thread's piece, in the stage that is copied next
-    std::int64_t stride;
-    std::int64_t lines;  // from line 0 of the tile to the end of the matrix
+    const std::uint8_t* at[kCount];  // in the stage that is copied next
     bool aligned;
+    __device__ __forceinline__ void advance() {
+#pragma unroll
+      for (int i = 0; i < kCount; ++i) at[i] += kDepth;
+    }
   };
 
   // A line's place in the tile -> which line of b stands there.
@@ -68,14 +71,29 @@ struct Gemm {
   // 16-byte pieces of a line change places so that the eight lines of a matrix load lie in different banks.
   static __device__ __forceinline__ int swizzle(int line) { return kPieces == 8 ? line & 7 : (line >> 1) & 3; }
 
-  static __device__ __forceinline__ Operand operand(const void* data, std::int64_t stride, std::int64_t first_line,
-                                                    std::int64_t lines) {
-    Operand result;
-    result.stride = stride;
-    result.lines = lines - first_line;
+  // Where copy `copy` of this thread comes from. Places behind the last line hold that line once more: what comes of them is
+  // not stored.
+  template <bool kIsB>
+  static __device__ __forceinline__ const std::uint8_t* line_at(const void* data, std::int64_t stride,
+                                                                std::int64_t first_line, std::int64_t lines, int copy) {
+    const int place = static_cast<int>(threadIdx.x) / kPieces + copy * kLinesAtOnce;
+    const std::int64_t line = first_line + (kIsB ? column_at(place) : place);
+    return static_cast<const std::uint8_t*>(data) + (line < lines ? line : lines - 1) * stride +
+           threadIdx.x % kPieces * 16;
+  }
+  template <bool kIsB, int kCount>
+  static __device__ __forceinline__ Operand<kCount> operand(const void* data, std::int64_t stride,
+                                                            std::int64_t first_line, std::int64_t lines) {
+    Operand<kCount> result;
     result.aligned = ((reinterpret_cast<std::uintptr_t>(data) | (lines > 1 ? stride : 0)) & 15) == 0;
-    result.data = static_cast<const std::uint8_t*>(data) + first_line * stride + threadIdx.x % kPieces * 16;
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) result.at[i] = line_at<kIsB>(data, stride, first_line, lines, i);
     return result;
+  }
+  // This thread's first place in a stage; its copies are kLinesAtOnce lines apart.
+  static __device__ __forceinline__ std::uint32_t first_place() {
+    const int line = static_cast<int>(threadIdx.x) / kPieces, piece = static_cast<int>(threadIdx.x) % kPieces;
+    return line * kDepth + ((piece ^ swizzle(line)) << 4);
   }
 
   // 16 bytes from `from` on of which `left` exist, at any address.
@@ -98,71 +116,15 @@ struct Gemm {
     }
     return make_uint4(words[0], words[1], words[2], words[3]);
   }
-
-  // kAligned: 16 bytes at a multiple of 16, of which `left` exist.
-  static __device__ __forceinline__ uint4 load_piece(const std::uint8_t* from, std::int64_t left, bool aligned) {
-    if (left <= 0) return make_uint4(0, 0, 0, 0);
-    if (aligned && left >= 16) return __ldg(reinterpret_cast<const uint4*>(from));
-    return gather(from, left);
-  }
-
+  // Operands that miss a 16-byte boundary: piece by piece. `left`: bytes of k from this thread's piece on, after `done`.
   template <bool kIsB, int kCount>
-  static __device__ __forceinline__ std::int64_t line_of(int copy) {
-    const int place = static_cast<int>(threadIdx.x) / kPieces + copy * kLinesAtOnce;
-    return kIsB ? column_at(place) : place;
-  }
-  static __device__ __forceinline__ std::uint32_t place_of(int copy) {
-    const int line = static_cast<int>(threadIdx.x) / kPieces, piece = static_cast<int>(threadIdx.x) % kPieces;
-    return (line + copy * kLinesAtOnce) * kDepth + ((piece ^ swizzle(line)) << 4);
-  }
-
-  // Puts the copies of one stage under way and moves on to the next. `left`: bytes of k from this thread's piece on.
-  template <bool kIsB, int kCount>
-  static __device__ __forceinline__ void copy_operand(Operand& from, std::uint32_t to, std::int64_t left) {
-    if (from.aligned) {
-      const int bytes = left >= 16 ? 16 : left > 0 ? static_cast<int>(left) : 0;
-#pragma unroll
-      for (int i = 0; i < kCount; ++i) {
-        const std::int64_t line = line_of<kIsB, kCount>(i);
-        const bool inside = line < from.lines;
-        ptx::copy_asynchronously(to + place_of(i), from.data + (inside ? line : 0) * from.stride, inside ? bytes : 0);
-      }
-    } else {
+  static __device__ __forceinline__ void gather_operand(const void* data, std::int64_t stride, std::int64_t first_line,
+                                                        std::int64_t lines, std::uint32_t to, std::int64_t done,
+                                                        std::int64_t left) {
 #pragma unroll 1
-      for (int i = 0; i < kCount; ++i) {
-        const std::int64_t line = line_of<kIsB, kCount>(i);
-        ptx::store_shared(to + place_of(i),
-                          load_piece(from.data + line * from.stride, line < from.lines ? left : 0, false));
-      }
-    }
-    from.data += kDepth;
-  }
-
-  // Through registers: requested before the products of a stage, stored after them.
-  template <bool kIsB, int kCount>
-  static __device__ __forceinline__ void request(const Operand& from, uint4 (&held)[kCount], std::int64_t left) {
-    if (!from.aligned) return;
-#pragma unroll
-    for (int i = 0; i < kCount; ++i) {
-      const std::int64_t line = line_of<kIsB, kCount>(i);
-      held[i] = load_piece(from.data + line * from.stride, line < from.lines ? left : 0, true);
-    }
-  }
-  template <bool kIsB, int kCount>
-  static __device__ __forceinline__ void deliver(Operand& from, const uint4 (&held)[kCount], std::uint32_t to,
-                                                 std::int64_t left) {
-    if (from.aligned) {
-#pragma unroll
-      for (int i = 0; i < kCount; ++i) ptx::store_shared(to + place_of(i), held[i]);
-    } else {
-#pragma unroll 1
-      for (int i = 0; i < kCount; ++i) {
-        const std::int64_t line = line_of<kIsB, kCount>(i);
-        ptx::store_shared(to + place_of(i),
-                          load_piece(from.data + line * from.stride, line < from.lines ? left : 0, false));
-      }
-    }
-    from.data += kDepth;
+    for (int i = 0; i < kCount; ++i)
+      ptx::store_shared(to + i * kLinesAtOnce * kDepth,
+                        gather(line_at<kIsB>(data, stride, first_line, lines, i) + done, left));
   }
 
   // ---- products ----------------------------------------------------------------------------------------------------
@@ -290,10 +252,22 @@ struct Gemm {
     const int warp = threadIdx.x / 32, lane_index = threadIdx.x % 32;
     const int warp_row = warp % kTile.warps_m * kWarpM, warp_column = warp / kTile.warps_m * kWarpN;
     const Lane lane(warp_row, warp_column);
-    const std::int64_t tiles = (p.k + kDepth - 1) / kDepth;
+    const int tiles = static_cast<int>((p.k + kDepth - 1) / kDepth);  // k is some memory's extent: far below 2^37
     const std::int64_t thread_row = row + warp_row + lane_index / 4;
-    Operand a = operand(p.a, p.a_stride, row, p.m), b = operand(p.b, p.b_stride, column, p.n);
-    std::int64_t left = p.k - threadIdx.x % kPieces * 16;  // of the stage that is copied next
+    Operand<kCopiesA> a = operand<false, kCopiesA>(p.a, p.a_stride, row, p.m);
+    Operand<kCopiesB> b = operand<true, kCopiesB>(p.b, p.b_stride, column, p.n);
+    const bool aligned = a.aligned && b.aligned;
+    const std::uint32_t place_a = shared + first_place(), place_b = place_a + kM * kDepth;
+    // Bytes of k from this thread's piece on, in the last stage; all stages but that are full.
+    const int left_in_last = static_cast<int>(p.k - static_cast<std::int64_t>(tiles - 1) * kDepth) -
+                             static_cast<int>(threadIdx.x) % kPieces * 16;
+    const int tail = left_in_last >= 16 ? 16 : left_in_last > 0 ? left_in_last : 0;
+    const auto gather_stage = [&](std::uint32_t to_a, std::uint32_t to_b, int tile) {
+      const std::int64_t done = std::int64_t{tile} * kDepth;
+      const std::int64_t left = std::int64_t{tiles - 1 - tile} * kDepth + left_in_last;
+      gather_operand<false, kCopiesA>(p.a, p.a_stride, row, p.m, to_a, done, left);
+      gather_operand<true, kCopiesB>(p.b, p.b_stride, column, p.n, to_b, done, left);
+    };
 
     Sums sums;
     clear(sums);
@@ -307,32 +281,45 @@ struct Gemm {
       else
         multiply(step, sums);
     };
-    const auto begin_tile = [&](std::int64_t tile) {
+    const auto begin_tile = [&](int tile) {
       if constexpr (kPromoted)
         if (tile % kBlockTiles == 0) load_block_scales(p, thread_row, column, tile / kBlockTiles, scales);
     };
-    const auto end_tile = [&](std::int64_t tile) {
+    const auto end_tile = [&](int tile) {
       if constexpr (kPromoted)
         if (tile % kBlockTiles == kBlockTiles - 1 || tile + 1 == tiles) promote(scales, partial, sums);
     };
 
     if constexpr (ptx::kAsynchronousCopies) {
-      const auto copy_stage = [&](int stage, bool exists) {
-        if (exists) {
-          copy_operand<false, kCopiesA>(a, shared + stage * kStageBytes, left);
-          copy_operand<true, kCopiesB>(b, shared + stage * kStageBytes + kM * kDepth, left);
-          left -= kDepth;
-        }
+      // Without branches, so that these instructions stand among the products.
+      const auto copy_stage = [&](int stage, int tile) {
+        const std::uint32_t to_a = place_a + stage * kStageBytes, to_b = place_b + stage * kStageBytes;
+        const bool copies = aligned && tile < tiles;
+        const int bytes = tile + 1 < tiles ? 16 : tail;
+#pragma unroll
+        for (int i = 0; i < kCopiesA; ++i)
+          ptx::copy_asynchronously(to_a + i * kLinesAtOnce * kDepth, a.at[i], bytes, copies);
+#pragma unroll
+        for (int i = 0; i < kCopiesB; ++i)
+          ptx::copy_asynchronously(to_b + i * kLinesAtOnce * kDepth, b.at[i], bytes, copies);
+        a.advance();
+        b.advance();
         ptx::commit_copies();  // empty groups keep the count
       };
-#pragma unroll
-      for (int stage = 0; stage < kStages - 1; ++stage) copy_stage(stage, stage < tiles);
+      const auto gather_stage_if = [&](int stage, int tile) {
+        if (!aligned && tile < tiles) gather_stage(place_a + stage * kStageBytes, place_b + stage * kStageBytes, tile);
+      };
+#pragma unroll 1
+      for (int stage = 0; stage < kStages - 1; ++stage) {
+        copy_stage(stage, stage);
+        gather_stage_if(stage, stage);
+      }
       int reads = 0, writes = kStages - 1;
       ptx::wait_for_copies<kStages - 2>();
       __syncthreads();
       if (tiles > 0) load_fragments(lane, shared, 0, fragments[0]);
 #pragma unroll 1
-      for (std::int64_t tile = 0; tile < tiles; ++tile) {
+      for (int tile = 0; tile < tiles; ++tile) {
         begin_tile(tile);
 #pragma unroll
         for (int step = 0; step < kSteps; ++step) {
@@ -342,37 +329,51 @@ struct Gemm {
             reads = after(reads);
           }
           load_fragments(lane, shared + reads * kStageBytes, (step + 1) % kSteps, fragments[(step + 1) % 2]);
-          if (step == 0) {
-            copy_stage(writes, tile + kStages - 1 < tiles);
-            writes = after(writes);
-          }
+          if (step == 0) copy_stage(writes, tile + kStages - 1);
           multiply_step(fragments[step % 2]);
         }
+        gather_stage_if(writes, tile + kStages - 1);
+        writes = after(writes);
         end_tile(tile);
       }
       ptx::wait_for_copies<0>();
     } else {
       static_assert(ptx::kAsynchronousCopies || kStages == 2, "stages through registers take turns");
       uint4 held_a[kCopiesA], held_b[kCopiesB];
-      const auto request_stage = [&] {
-        request<false, kCopiesA>(a, held_a, left);
-        request<true, kCopiesB>(b, held_b, left);
+      const auto request = [&](const std::uint8_t* from, int bytes) {
+        return bytes == 16 ? __ldg(reinterpret_cast<const uint4*>(from)) : gather(from, bytes);
       };
-      const auto deliver_stage = [&](int stage) {
-        deliver<false, kCopiesA>(a, held_a, shared + stage * kStageBytes, left);
-        deliver<true, kCopiesB>(b, held_b, shared + stage * kStageBytes + kM * kDepth, left);
-        left -= kDepth;
+      const auto request_stage = [&](int tile) {
+        if (!aligned) return;
+        const int bytes = tile + 1 < tiles ? 16 : tail;
+#pragma unroll
+        for (int i = 0; i < kCopiesA; ++i) held_a[i] = request(a.at[i], bytes);
+#pragma unroll
+        for (int i = 0; i < kCopiesB; ++i) held_b[i] = request(b.at[i], bytes);
+      };
+      const auto deliver_stage = [&](int stage, int tile) {
+        const std::uint32_t to_a = place_a + stage * kStageBytes, to_b = place_b + stage * kStageBytes;
+        if (aligned) {
+#pragma unroll
+          for (int i = 0; i < kCopiesA; ++i) ptx::store_shared(to_a + i * kLinesAtOnce * kDepth, held_a[i]);
+#pragma unroll
+          for (int i = 0; i < kCopiesB; ++i) ptx::store_shared(to_b + i * kLinesAtOnce * kDepth, held_b[i]);
+        } else {
+          gather_stage(to_a, to_b, tile);
+        }
+        a.advance();
+        b.advance();
       };
       if (tiles > 0) {
-        request_stage();
-        deliver_stage(0);
+        request_stage(0);
+        deliver_stage(0, 0);
       }
       __syncthreads();
       int reads = 0;
 #pragma unroll 1
-      for (std::int64_t tile = 0; tile < tiles; ++tile) {
+      for (int tile = 0; tile < tiles; ++tile) {
         const bool more = tile + 1 < tiles;
-        if (more) request_stage();
+        if (more) request_stage(tile + 1);
         begin_tile(tile);
         load_fragments(lane, shared + reads * kStageBytes, 0, fragments[0]);
 #pragma unroll
@@ -383,7 +384,7 @@ struct Gemm {
         }
         end_tile(tile);
         reads = after(reads);
-        if (more) deliver_stage(reads);
+        if (more) deliver_stage(reads, tile + 1);
         __syncthreads();
       }
     }

@@ -145,12 +145,12 @@ Status launch(const Plan& plan, std::int32_t row, const GemmProblem& problem, cu
                 problem, stream, overlap);
 }
 
-Status launch_grouped(const Plan& plan, const GroupedGemmProblem& problem, void* workspace, cudaStream_t stream,
-                      bool overlap) {
+Status launch_grouped(const Plan& plan, std::int32_t row, const GroupedGemmProblem& problem, void* workspace,
+                      cudaStream_t stream, bool overlap) {
   static RowTable rows;
   [[maybe_unused]] static const bool filled = fill(rows, kGroupedKernels);
   const MemoryClass memory = memory_class_of(plan.architecture);
-  const std::size_t index = static_cast<std::size_t>(plan.row);
+  const std::size_t index = static_cast<std::size_t>(row);
   return launch_grouped(plan.name, plan_tables::portable_rows_of(memory)[index],
                         rows[static_cast<std::size_t>(memory)][index], problem, workspace, stream, overlap);
 }

@@ -40,7 +40,7 @@ Status launch_grouped(const char* name, const plan_tables::PortableTile& tile, R
 
 // The rows of this binary, for the architecture that a plan was made for.
 Status launch(const Plan& plan, std::int32_t row, const GemmProblem& problem, cudaStream_t stream, bool overlap);
-Status launch_grouped(const Plan& plan, const GroupedGemmProblem& problem, void* workspace, cudaStream_t stream,
-                      bool overlap);
+Status launch_grouped(const Plan& plan, std::int32_t row, const GroupedGemmProblem& problem, void* workspace,
+                      cudaStream_t stream, bool overlap);
 
 }  // namespace evergemm::portable

@@ -42,12 +42,13 @@ EVERGEMM_PORTABLE_PTX void allow_next_kernel() {
 
 // ---- copies ------------------------------------------------------------------------------------------------------------
 
-// 16 bytes to shared memory; those beyond `bytes` become 0. `from` is a multiple of 16.
-EVERGEMM_PORTABLE_PTX void copy_asynchronously(std::uint32_t to, const void* from, int bytes) {
+// 16 bytes to shared memory where `copies`; those beyond `bytes` become 0. `from` is a multiple of 16.
+EVERGEMM_PORTABLE_PTX void copy_asynchronously(std::uint32_t to, const void* from, int bytes, bool copies) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
-  asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(to), "l"(__cvta_generic_to_global(from)),
-               "r"(bytes)
-               : "memory");
+  asm volatile(
+      "{ .reg .pred p; setp.ne.b32 p, %3, 0; @p cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2; }" ::"r"(to),
+      "l"(__cvta_generic_to_global(from)), "r"(bytes), "r"(static_cast<int>(copies))
+      : "memory");
 #endif
 }
 EVERGEMM_PORTABLE_PTX void commit_copies() {
