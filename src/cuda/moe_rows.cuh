@@ -11,16 +11,6 @@
 
 namespace evergemm::cuda {
 
-static __device__ __forceinline__ std::uint32_t warp_maximum(std::uint32_t value) {
-#if __CUDA_ARCH__ >= 800
-  return __reduce_max_sync(~0u, value);
-#else
-#pragma unroll
-  for (int distance = kWarp / 2; distance > 0; distance /= 2) value = max(value, __shfl_xor_sync(~0u, value, distance));
-  return value;
-#endif
-}
-
 template <class Element>
 __device__ __forceinline__ float rounded(float value) {
   return Element::widen(Element::narrow(value));
