@@ -33,6 +33,9 @@ inline constexpr std::array kSm90GroupedTiles = {
     TileConfig{Mainloop::int8,     128, 128, 128,  6, 1, 1, 1, Schedule::pingpong, true, true},
     TileConfig{Mainloop::int8,     128, 128, 128,  6, 2, 1, 1, Schedule::pingpong, true, true},
     TileConfig{Mainloop::int8,     128, 160, 128,  5, 2, 1, 1, Schedule::pingpong, true, true},
+    TileConfig{Mainloop::int8,     128, 128, 128,  6, 1, 2, 1, Schedule::cooperative, true, true},
+    TileConfig{Mainloop::int8,     128, 128, 128,  6, 2, 2, 1, Schedule::cooperative, true, true},
+    TileConfig{Mainloop::int8,     128, 160, 128,  5, 2, 2, 1, Schedule::cooperative, true, true},
 
     TileConfig{Mainloop::fp8_fast,  64,  64, 128, 12, 1, 1, 1, Schedule::basic, true, true},
     TileConfig{Mainloop::fp8_fast, 128,  64, 128,  8, 1, 1, 1, Schedule::cooperative, true, true},
@@ -44,6 +47,9 @@ inline constexpr std::array kSm90GroupedTiles = {
     TileConfig{Mainloop::fp8_fast, 128, 128, 128,  6, 1, 1, 1, Schedule::pingpong, true, true},
     TileConfig{Mainloop::fp8_fast, 128, 128, 128,  6, 2, 1, 1, Schedule::pingpong, true, true},
     TileConfig{Mainloop::fp8_fast, 128, 160, 128,  5, 2, 1, 1, Schedule::pingpong, true, true},
+    TileConfig{Mainloop::fp8_fast, 128, 128, 128,  6, 1, 2, 1, Schedule::cooperative, true, true},
+    TileConfig{Mainloop::fp8_fast, 128, 128, 128,  6, 2, 2, 1, Schedule::cooperative, true, true},
+    TileConfig{Mainloop::fp8_fast, 128, 160, 128,  5, 2, 2, 1, Schedule::cooperative, true, true},
 
     TileConfig{Mainloop::fp8_promoted,  64,  64, 128, 12, 1, 1, 1, Schedule::basic, true, true},
     TileConfig{Mainloop::fp8_promoted, 128,  64, 128,  8, 1, 1, 1, Schedule::cooperative, true, true},

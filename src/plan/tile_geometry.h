@@ -106,9 +106,8 @@ constexpr bool valid(const TileConfig& config) {
   if (config.m % (8 * config.cluster_n) != 0 || config.n % (8 * config.cluster_m) != 0) return false;
   if (!config.swap_ab && g.chunk_columns < 32) return false;
   if (config.split_k > 1 && config.schedule == Schedule::pingpong) return false;
-  // the tokens of a pair lie in one expert, which two tiles of tokens side by side could not promise
-  if (config.grouped && (config.split_k > 1 || (config.swap_ab ? config.cluster_n : config.cluster_m) > 1))
-    return false;
+  // CTAs side by side along the tokens share an expert's rows; only swapped tiles can be made narrow for that
+  if (config.grouped && (config.split_k > 1 || (!config.swap_ab && config.cluster_m > 1))) return false;
   // one block of k a stage, and one weight block a warpgroup's rows where weights are the rows
   if (config.mainloop == Mainloop::fp8_promoted && (config.k != 128 || (config.swap_ab && config.m > 128)))
     return false;

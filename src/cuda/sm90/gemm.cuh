@@ -200,10 +200,14 @@ struct Gemm {
   static __device__ __forceinline__ std::uint32_t entry_at(const Cta& cta, int entry) {
     return cta.base + kGeometry.at_table + kTableHeaderBytes + entry * kExpertBytes;
   }
-  static __device__ __forceinline__ int token_tiles(int rows) { return (rows + kTokens - 1) / kTokens; }
+  // Tiles of a whole cluster along the tokens, and how many CTAs of one share them.
+  static constexpr int kTokenCtas = kSwap ? kClusterN : 1;
+  static __device__ __forceinline__ int token_tiles(int rows) {
+    return (rows + kTokens * kTokenCtas - 1) / (kTokens * kTokenCtas);
+  }
   // Swapped tiles share an expert's rows evenly, in steps of what wgmma's n side can be.
   static __device__ __forceinline__ int token_width(int rows, int tiles) {
-    return kSwap ? ((rows + tiles - 1) / tiles + 15) / 16 * 16 : kTokens;
+    return kSwap ? ((rows + tiles * kTokenCtas - 1) / (tiles * kTokenCtas) + 15) / 16 * 16 : kTokens;
   }
 
   // Whether the tensor maps, which hold one pitch for all experts, hold this expert's.
@@ -349,15 +353,16 @@ struct Gemm {
     const int first_row = static_cast<int>(found.z), rows = static_cast<int>(found.w);
     const int tiles = token_tiles(rows), width = token_width(rows, tiles);
     const auto [x, y] = place_at(index - static_cast<int>(found.x), tiles, p.tiles_features, p.raster_group);
-    const int token = first_row + x * width;
+    const int from = (x * kTokenCtas + (kTokenCtas > 1 ? cta.column : 0)) * width;  // the last CTA's share may be empty
+    const int token = first_row + from;
     const int feature = kSwap ? (y * kClusterM + cta.row) * kConfig.m : (y * kClusterN + cta.column) * kColumns;
     Tile tile;
     tile.row = kSwap ? feature : token;
     tile.column = kSwap ? token : feature;
     tile.expert = static_cast<int>(found.y);
     tile.plane = p.problem.form == GroupedForm::masked ? tile.expert : 0;
-    tile.token_end = token + min(width, rows - x * width);
-    tile.width = (tile.token_end - token + 15) / 16 * 16;
+    tile.token_end = first_row + min(from + width, rows);
+    tile.width = max(tile.token_end - token + 15, 16) / 16 * 16;
     tile.once = tiles == 1;
     return tile;
   }
@@ -523,7 +528,7 @@ struct Gemm {
     return kGrouped && p.scales_by_tma ? (kSwap ? tile.column : tile.row) & 3 : 0;
   }
 
-  // One stage of a grouped tile. Weights are one box; tokens come in boxes of token_box, as many as the tile has tokens for,
+  // One stage of a grouped tile. Weights are one box (a slice of it); tokens come in boxes of token_box, as many as the tile has tokens for,
   // dealt out among the CTAs of a cluster, whose tokens are the same.
   static __device__ __forceinline__ void produce_grouped(const Arguments& p, const Cta& cta, const Tile& tile,
                                                          int block, int slot, bool load_scales, std::uint16_t rows_mask,
@@ -546,7 +551,13 @@ struct Gemm {
     ptx::barrier_arrive_expecting(arrived, (kSwap ? kGeometry.rows_bytes : kGeometry.columns_bytes) +
                                                boxes * kBox * kSwizzleBytes +
                                                (load_scales ? kGeometry.scale_bytes : 0));
-    ptx::load_box(weights_to, weights_map, k, feature, tile.expert, arrived, weights_policy);
+    if constexpr (kTokenCtas > 1) {  // each CTA along the tokens fetches a slice of the weights for all of them
+      constexpr int kSlice = kConfig.m / kTokenCtas;
+      ptx::load_box_multicast(weights_to + cta.column * kSlice * kSwizzleBytes, weights_map, k,
+                              feature + cta.column * kSlice, tile.expert, arrived, weights_policy, rows_mask);
+    } else {
+      ptx::load_box(weights_to, weights_map, k, feature, tile.expert, arrived, weights_policy);
+    }
     for (int box = member; box < boxes; box += kMembers) {
       const std::uint32_t to = tokens_to + box * kBox * kSwizzleBytes;
       if constexpr (kMembers > 1)
