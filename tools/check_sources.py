@@ -17,7 +17,9 @@ from pathlib import Path
 CPP = (".h", ".cpp", ".cuh", ".cu")
 STANDARD = r"<[a-z_0-9]+>|<std(?:int|def)\.h>"  # <vector>, <cstdint>; the C interface uses <stdint.h>
 API = r'"evergemm/[a-z_0-9]+\.h"'
-TABLES = r'"plan/(?:cpu|cpu_moe|cpu_quantize|sm[0-9]+[a-z]?|rules|table|tile_[a-z]+)\.h"'
+TABLES = (
+    r'"plan/(?:cpu|cpu_moe|cpu_quantize|grouped|(?:portable|sm[0-9]+[a-z]?)(?:_grouped)?|rules|table|tile_[a-z]+)\.h"'
+)
 # Per layer: the includes that it may have. House rule: the fence is the missing include path; this says the same in
 # text, for headers that are on every path (<torch/...>, <cuda.h>, the system's).
 LAYERS = {
