@@ -92,6 +92,22 @@ Status device_facts(std::int32_t device, DeviceFacts& facts) {
   return Status();
 }
 
+bool may_overlap() {
+  std::int32_t device = 0;
+  DeviceFacts facts;
+  if (cudaGetDevice(&device) != cudaSuccess || !device_facts(device, facts).ok()) return false;
+  switch (facts.architecture) {
+    case Architecture::cpu:
+    case Architecture::sm75:
+    case Architecture::sm80:
+    case Architecture::sm86:
+    case Architecture::sm89:
+      return false;
+    default:
+      return true;
+  }
+}
+
 Status check_plan(const Plan& plan, const Device& device) {
   DeviceFacts facts;
   const Status status = device_facts(device.index, facts);

@@ -35,6 +35,9 @@ Status cuda_failure(const std::string& kernel, const std::string& problem, cudaE
 // Read once per device, thread-safe. An error where `device` is not a CUDA device of this machine.
 Status device_facts(std::int32_t device, DeviceFacts& facts);
 
+// Whether kernels of the current device may start while the one before them in the stream ends: from compute capability 9.0 on.
+bool may_overlap();
+
 // What a caller could get wrong: a plan for another device, a binary without kernels for this one.
 Status check_plan(const Plan& plan, const Device& device);
 

@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <limits>
 
+#include "cuda/device.h"
 #include "cuda/moe_kernels.h"
 #include "cuda/moe_rows.cuh"
 #include "cuda/quantize_kernels.h"
@@ -175,7 +176,7 @@ cudaError_t launch(const void* kernel, dim3 grid, dim3 block, cudaStream_t strea
   attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
   attribute.val.programmaticStreamSerializationAllowed = 1;
   config.attrs = &attribute;
-  config.numAttrs = 1;
+  config.numAttrs = may_overlap() ? 1 : 0;
   return cudaLaunchKernelExC(&config, kernel, arguments);
 }
 

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "cuda/device.h"
 #include "cuda/quantize_kernels.h"
 #include "cuda/quantize_values.cuh"
 
@@ -236,7 +237,7 @@ cudaError_t launch_overlapping(const void* kernel, unsigned blocks, unsigned thr
   attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
   attribute.val.programmaticStreamSerializationAllowed = 1;
   config.attrs = &attribute;
-  config.numAttrs = 1;
+  config.numAttrs = may_overlap() ? 1 : 0;
   return cudaLaunchKernelExC(&config, kernel, arguments);
 }
 
