@@ -702,6 +702,9 @@ struct Gemm {
     __device__ __forceinline__ void wait(const Slot& slot) const {
       ptx::barrier_wait(full + slot.index * 16, slot.phase);
     }
+    __device__ __forceinline__ bool ready(const Slot& slot) const {
+      return __all_sync(~0u, ptx::barrier_test(full + slot.index * 16, slot.phase));
+    }
 
     __device__ __forceinline__ void release(int slot) const {
       if constexpr (kPromoted) {
@@ -819,12 +822,20 @@ struct Gemm {
         for (int i = 0; i < kAccumulators; ++i) sums[slab][i] = 0;
     }
     int previous = 0;
+    bool holds_previous = false;
     for (int block = 0; block < cta.k_blocks; ++block) {
+      // Where memory is slower than the tensor cores, the last slot is free before the next one has arrived.
+      if (kGrouped && holds_previous && !ring.ready(slot)) {
+        ptx::wgmma_wait<0>();
+        ring.release(previous);
+        holds_previous = false;
+      }
       ring.wait(slot);
       ring.template issue<kWidth>(slot.index, 0, sums, !kStartsFromZeros && block == 0);
       ptx::wgmma_wait<1>();
-      if (block > 0) ring.release(previous);
+      if (kGrouped ? holds_previous : block > 0) ring.release(previous);
       previous = slot.index;
+      holds_previous = true;
       slot.advance();
     }
     pass_turn(warpgroup, passes_turn);
