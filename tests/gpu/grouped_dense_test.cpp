@@ -221,7 +221,7 @@ std::string run_expert_counts(bool quick, std::int64_t& cases) {
   return "";
 }
 
-// Offsets of any value: nothing faults, hangs or writes outside, and a routing of good values has its bits afterwards.
+// Offsets, counts, sizes and pitches of any value: nothing faults, hangs or writes outside, and a routing of good values has its bits afterwards.
 std::string run_hostile(bool quick, std::int64_t& cases) {
   constexpr std::int64_t kSets = 1000;
   const std::int64_t launches = quick ? 200 : 100000;
@@ -245,24 +245,53 @@ std::string run_hostile(bool quick, std::int64_t& cases) {
   }
   DeviceBuffer sets(static_cast<std::int64_t>(values.size() * 4));
   sets.fill(values.data(), sets.bytes());
+  // Drop-in: sizes that mostly fit the problem, pitches that mostly are its own, and hostile ones.
+  std::vector<std::int32_t> sizes;
+  std::vector<std::int64_t> pitches;
+  for (std::int64_t i = 0; i < kSets * size.experts; ++i) {
+    for (const std::int64_t good : {random.below(20), size.n, size.k})
+      sizes.push_back(random.below(6) == 0 ? values[static_cast<std::size_t>(i)] : static_cast<std::int32_t>(good));
+    const std::int64_t own = random.below(2) == 0 ? size.k : size.n;
+    pitches.push_back(random.below(8) == 0   ? static_cast<std::int64_t>(random.next())
+                      : random.below(8) == 0 ? own * random.below(3)
+                                             : own);
+  }
+  DeviceBuffer size_sets(static_cast<std::int64_t>(sizes.size() * 4)),
+      pitch_sets(static_cast<std::int64_t>(pitches.size() * 8));
+  size_sets.fill(sizes.data(), size_sets.bytes());
+  pitch_sets.fill(pitches.data(), pitch_sets.bytes());
   DeviceProblem int8_test(size, DType::int8, true), fp8_test(size, DType::float8_e4m3fn, true),
       promoted_test(size, DType::float8_e4m3fn, false);
-  const void* good[3];
   DeviceProblem* tests[3] = {&int8_test, &fp8_test, &promoted_test};
-  for (int i = 0; i < 3; ++i) {
-    tests[i]->route(random, false);
-    good[i] = tests[i]->problem().expert_rows.data;
-  }
+  for (DeviceProblem* test : tests) test->route(random, false);
   std::vector<std::int32_t> rows_of[3];
   for (int i = 0; i < 3; ++i)
     for (const std::int32_t row : all_tiles())
       if (plan_tables::grouped_why_not_sm90(tests[i]->problem(), facts(), row).empty()) rows_of[i].push_back(row);
   for (std::int64_t launch = 0; launch < launches; ++launch) {
-    DeviceProblem& test = *tests[launch % 3];
-    test.problem().expert_rows.data = sets.data() + random.below(kSets) * (size.experts + 1) * 4;
-    const std::vector<std::int32_t>& rows = rows_of[launch % 3];
-    const std::int32_t row = rows[static_cast<std::size_t>(launch / 3) % rows.size()];
-    const std::string failure = test.run_grouped(row);
+    const auto turn = static_cast<std::size_t>(launch);
+    DeviceProblem& test = *tests[turn % 3];
+    const std::vector<std::int32_t>& rows = rows_of[turn % 3];
+    const GroupedGemmProblem good = test.problem();
+    GroupedGemmProblem& problem = test.problem();
+    problem.expert_rows.data = sets.data() + random.below(kSets) * (size.experts + 1) * 4;
+    const auto form = static_cast<GroupedForm>(turn / 3 % 3);
+    if (form == GroupedForm::masked) {
+      problem.form = form;
+      problem.rows = size.rows / size.experts;
+      problem.a_expert_stride = problem.rows * size.k;
+      problem.out_expert_stride = problem.rows * size.n;
+      problem.scale_a_expert_stride = problem.rows;
+    } else if (form == GroupedForm::dropin) {
+      problem.form = form;
+      problem.problem_sizes =
+          reinterpret_cast<const std::int32_t*>(size_sets.data()) + random.below(kSets) * size.experts * 3;
+      for (Indices* indices : {&problem.a_pitches, &problem.b_pitches, &problem.out_pitches})
+        *indices = Indices{pitch_sets.data() + random.below(kSets) * size.experts * 8, 1, true};
+    }
+    problem.clear_unowned = form != GroupedForm::dropin && turn % 2 == 0;
+    const std::string failure = test.run_grouped(rows[turn / 9 % rows.size()]);
+    problem = good;
     if (!failure.empty()) return failure;
     ++cases;
     if (launch % 4096 == 0) require(cudaDeviceSynchronize(), "hostile offsets");
@@ -272,7 +301,6 @@ std::string run_hostile(bool quick, std::int64_t& cases) {
     bool zones = false;
     tests[i]->out().read(zones);
     if (!zones) return "a red zone was written";
-    tests[i]->problem().expert_rows.data = good[i];
     const std::string failure = compare(*tests[i], all_tiles(), cases);
     if (!failure.empty()) return "afterwards, " + failure;
   }
