@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// Expert ids to offsets, rows and slots in one launch, stable: a block of threads, or a cluster of them that exchanges its
-// counts through shared memory, ranks its choices warp by warp. Also the data operators of the drop-in set. An id may hold
-// any value. Must not go here: matrix elements.
+// Expert ids to offsets, rows and slots in one launch, stable: a block of
+// threads, or a cluster of them that exchanges its counts through shared
+// memory, ranks its choices warp by warp. Also the data operators of the
+// drop-in set. An id may hold any value. Must not go here: matrix elements.
 #include <cuda_runtime.h>
 
 #include <algorithm>
@@ -21,24 +22,33 @@ namespace evergemm::cuda {
 namespace {
 
 constexpr int kMostThreads = 1024, kMostWarps = kMostThreads / kWarp;
-constexpr int kKept = 8;                  // choices whose expert a thread keeps between counting and placing
-constexpr int kCounters = 8192;           // warps x experts of a block: 32 KiB of shared memory
-constexpr int kMostExperts = 1024;        // beyond: route_in_global
-constexpr unsigned kCluster = 8;          // blocks that share the work where there is more of it than
-constexpr std::int64_t kOneBlock = 1024;  // choices
+constexpr int kKept = 8;            // choices whose expert a thread keeps between counting and placing
+constexpr int kCounters = 8192;     // warps x experts of a block: 32 KiB of shared memory
+constexpr int kOutside = 2048;      // copies x experts of a histogram: equal experts
+                                    // of a warp meet in few places
+constexpr int kMostExperts = 1024;  // beyond: route_in_global
+constexpr unsigned kCluster = 8;    // blocks that count together
+constexpr unsigned kSlice = 1024;   // choices that a block places, where there are enough blocks for it
+constexpr unsigned kMostClusters = 16, kMostSingle = 64;
+constexpr int kAhead = 4;  // ids in flight while the choices outside of a slice are counted
 
-// How the choices are split: a warp takes warp_choices of them in order, the warps of a block one after the other.
+// How the choices are split. The blocks of a cluster (or each block alone)
+// count all choices, a range each. They place a slice of their range, which
+// differs from cluster to cluster: what lies before it and behind it is only
+// counted. Within a slice a warp takes warp_choices in order.
 struct Split {
-  unsigned choices, warp_choices;
-  unsigned counting_warps;  // of a block: those that have choices
+  unsigned choices, range, slice, warp_choices;
+  unsigned cluster;         // blocks of one
+  unsigned counting_warps;  // of a block: those that have choices of a slice
   int columns;              // experts, rounded up to whole warps
+  int copies;               // of a histogram, a power of two
   Divisor by_top_k;
 };
 
-// How many choices of the same expert stand before this lane's, in this warp's counters and among the lower lanes; the
-// counters then hold the whole warp's. expert -1: none.
-__device__ __forceinline__ unsigned count(volatile std::uint32_t* counters, int expert, unsigned lane) {
-  const unsigned same = __match_any_sync(~0u, expert);
+// How many choices of the same expert stand before this lane's, in this warp's
+// counters and among the lower lanes; the counters then hold the whole warp's.
+// expert -1: none.
+__device__ __forceinline__ unsigned count(volatile std::uint32_t* counters, int expert, unsigned same, unsigned lane) {
   const unsigned before = expert >= 0 ? counters[expert] : 0u;
   __syncwarp();
   if (expert >= 0 && static_cast<int>(lane) == __ffs(static_cast<int>(same)) - 1)
@@ -47,7 +57,26 @@ __device__ __forceinline__ unsigned count(volatile std::uint32_t* counters, int 
   return before + static_cast<unsigned>(__popc(same & ((1u << lane) - 1)));
 }
 
-// ---- clusters: blocks that write into each other's shared memory ----------------------------------------------------
+// Adds the choices in [begin, end) to a histogram of `copies` columns an
+// expert.
+__device__ __forceinline__ void count_outside(const MoeRouteProblem& p, const Split& split, unsigned begin,
+                                              unsigned end, std::uint32_t* histogram) {
+  const auto copies = static_cast<unsigned>(split.copies), copy = threadIdx.x % copies;
+  for (unsigned i = begin + threadIdx.x; i < end; i += blockDim.x * kAhead) {
+    int expert[kAhead];
+#pragma unroll
+    for (unsigned j = 0; j < kAhead; ++j) {
+      const unsigned at = i + j * blockDim.x;
+      expert[j] = at < end ? expert_of(p, split.by_top_k, at) : -1;
+    }
+#pragma unroll
+    for (unsigned j = 0; j < kAhead; ++j)
+      if (expert[j] >= 0) atomicAdd(&histogram[static_cast<unsigned>(expert[j]) * copies + copy], 1u);
+  }
+}
+
+// ---- clusters: blocks that write into each other's shared memory
+// ----------------------------------------------------
 
 __device__ __forceinline__ void arrive_at_cluster() {
 #if __CUDA_ARCH__ >= 900
@@ -71,42 +100,48 @@ __device__ __forceinline__ void store_in_block(std::uint32_t* address, unsigned 
 }
 
 struct Data {              // what is written besides
-  MoeDataProblem problem;  // by the drop-in operator; its ids and outputs are those of the route problem
+  MoeDataProblem problem;  // by the drop-in operator; its ids and outputs are
+                           // those of the route problem
   std::uint32_t* cleared;
 };
 
-// kKeeps: a warp's choices fit the registers of its lanes. Shared memory: counters [warps, columns], counts of every block
-// [blocks, columns] and, in clusters, the rows and tokens of the block's own choices.
+// kKeeps: a warp's choices fit the registers of its lanes. Shared memory:
+// counters [warps, columns] of the slice, histograms of what lies before and
+// behind it [2, columns, copies], counts of every block of the cluster
+// [cluster, columns].
 template <bool kData, bool kKeeps>
 __global__ void __launch_bounds__(kMostThreads)
     route_in_shared(const __grid_constant__ MoeRouteProblem p, const __grid_constant__ Split split,
                     const __grid_constant__ Data data) {
   extern __shared__ std::uint32_t memory[];
-  __shared__ unsigned scratch[3][kWarp];
-  const unsigned lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp, warps = blockDim.x / kWarp;
-  const unsigned block = blockIdx.x, blocks = gridDim.x;
+  constexpr int kSums = kData ? 2 : 1;  // rows, rows rounded up to 128
+  __shared__ unsigned scratch[kSums][kWarp];
+  const unsigned lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
+  const unsigned cluster = split.cluster, rank = blockIdx.x % cluster;
   const int experts = static_cast<int>(p.experts), columns = split.columns;
+  const bool whole = split.slice == split.range;  // nothing outside
   std::uint32_t* const counters = memory;
-  std::uint32_t* const exchange = counters + split.counting_warps * columns;
-  const bool stages = kKeeps && blocks > 1 && p.source_row != nullptr;
-  std::uint32_t* const staged_row = exchange + blocks * columns;
-  std::uint32_t* const staged_token = staged_row + warps * split.warp_choices;
+  std::uint32_t* const before = counters + split.counting_warps * columns;
+  std::uint32_t* const behind = before + (whole ? 0 : columns * split.copies);
+  std::uint32_t* const exchange = behind + (whole ? 0 : columns * split.copies);
 
-  if (blocks > 1) arrive_at_cluster();
-  for (int c = static_cast<int>(threadIdx.x); c < static_cast<int>(split.counting_warps) * columns;
-       c += static_cast<int>(blockDim.x))
-    counters[c] = 0;
+  if (cluster > 1) arrive_at_cluster();
+  for (std::uint32_t* word = memory + threadIdx.x; word < exchange; word += blockDim.x) *word = 0;
   __syncthreads();
   wait_for_previous_kernel();
 
   // ---- count ----
-  const unsigned first = (block * warps + warp) * split.warp_choices,
-                 end = min(first + split.warp_choices, split.choices);
+  const unsigned range_begin = min(rank * split.range, split.choices),
+                 range_end = min(range_begin + split.range, split.choices),
+                 slice_begin = min(range_begin + blockIdx.x / cluster * split.slice, range_end),
+                 slice_end = min(slice_begin + split.slice, range_end);
+  const unsigned first = slice_begin + warp * split.warp_choices, end = min(first + split.warp_choices, slice_end);
   std::uint32_t* const own = counters + warp * columns;
   int expert[kKept];
-  unsigned rank[kKept];
+  unsigned rank_in_warp[kKept];
   if constexpr (kKeeps) {
     if (first < end) {
+      unsigned same[kKept];
 #pragma unroll
       for (int j = 0; j < kKept; ++j) {
         const unsigned i = first + static_cast<unsigned>(j) * kWarp + lane;
@@ -114,119 +149,129 @@ __global__ void __launch_bounds__(kMostThreads)
       }
 #pragma unroll
       for (int j = 0; j < kKept; ++j)
-        if (first + static_cast<unsigned>(j) * kWarp < end) rank[j] = count(own, expert[j], lane);
+        if (first + static_cast<unsigned>(j) * kWarp < end) same[j] = __match_any_sync(~0u, expert[j]);
+#pragma unroll
+      for (int j = 0; j < kKept; ++j)
+        if (first + static_cast<unsigned>(j) * kWarp < end) rank_in_warp[j] = count(own, expert[j], same[j], lane);
     }
   } else {
-    for (unsigned begin = first; begin < end; begin += kWarp)
-      count(own, begin + lane < end ? expert_of(p, split.by_top_k, begin + lane) : -1, lane);
+    for (unsigned begin = first; begin < end; begin += kWarp) {
+      const int one = begin + lane < end ? expert_of(p, split.by_top_k, begin + lane) : -1;
+      count(own, one, __match_any_sync(~0u, one), lane);
+    }
+  }
+  if (!whole) {
+    count_outside(p, split, range_begin, slice_begin, before);
+    count_outside(p, split, slice_end, range_end, behind);
   }
   __syncthreads();
 
-  // ---- sum: over the warps before, the blocks before, the experts before ----
-  if (blocks > 1) wait_for_cluster();  // every block has started
-  for (int c = static_cast<int>(threadIdx.x); c < columns; c += static_cast<int>(blockDim.x)) {
-    unsigned sum = 0;
-    for (unsigned w = 0; w < split.counting_warps; ++w) {
-      const unsigned of_warp = counters[w * columns + c];
-      counters[w * columns + c] = sum;
-      sum += of_warp;
-    }
-    for (unsigned b = 0; b < blocks; ++b) store_in_block(&exchange[block * columns + c], b, sum);
-  }
-  if (blocks > 1) {
-    arrive_at_cluster();
-    wait_for_cluster();
-  } else {
-    __syncthreads();
-  }
-  constexpr int kSums = kData ? 3 : 2;  // rows of all blocks, rows of this block, rows rounded up to 128
-  unsigned sums[kSums] = {}, totals[kSums];
-  unsigned (&sum_scratch)[kSums][kWarp] = reinterpret_cast<unsigned (&)[kSums][kWarp]>(scratch);
+  // ---- sum: a thread has its experts from here on ----
+  if (cluster > 1) wait_for_cluster();  // every block of it has started
   const int each = (columns + static_cast<int>(blockDim.x) - 1) / static_cast<int>(blockDim.x);
   const int my_begin = static_cast<int>(threadIdx.x) * each, my_end = min(my_begin + each, experts);
   for (int e = my_begin; e < my_end; ++e) {
-    unsigned of_all = 0;
-    for (unsigned b = 0; b < blocks; ++b) of_all += exchange[b * columns + e];
-    sums[0] += of_all;
-    sums[1] += exchange[block * columns + e];
-    if constexpr (kData) sums[2] += (of_all + 127) / 128 * 128;
+    unsigned sum = 0;
+    if (!whole)
+      for (int copy = 0; copy < split.copies; ++copy) sum += before[e * split.copies + copy];
+    for (unsigned w = 0; w < split.counting_warps;
+         w += kKept) {  // becomes: rows of the expert before the warp's, in the range
+      unsigned of_warp[kKept];
+#pragma unroll
+      for (unsigned j = 0; j < kKept; ++j)
+        of_warp[j] = w + j < split.counting_warps ? counters[(w + j) * columns + e] : 0u;
+#pragma unroll
+      for (unsigned j = 0; j < kKept; ++j) {
+        if (w + j < split.counting_warps) counters[(w + j) * columns + e] = sum;
+        sum += of_warp[j];
+      }
+    }
+    if (!whole)
+      for (int copy = 0; copy < split.copies; ++copy) sum += behind[e * split.copies + copy];
+    if (cluster == 1)
+      exchange[e] = sum;
+    else
+      for (unsigned b = 0; b < cluster; ++b) store_in_block(&exchange[rank * columns + e], b, sum);
   }
-  scan_block(sums, totals, sum_scratch);
+  if (cluster > 1) {
+    arrive_at_cluster();
+    wait_for_cluster();
+  }
+  unsigned sums[kSums] = {}, totals[kSums];
   for (int e = my_begin; e < my_end; ++e) {
-    unsigned of_all = 0, before = 0;
-    for (unsigned b = 0; b < blocks; ++b) {
+    unsigned of_all = 0;
+    for (unsigned b = 0; b < cluster; ++b) of_all += exchange[b * columns + e];
+    sums[0] += of_all;
+    if constexpr (kData) sums[1] += (of_all + 127) / 128 * 128;
+  }
+  scan_block(sums, totals, scratch);
+  const unsigned routed = totals[0];
+  for (int e = my_begin; e < my_end; ++e) {
+    unsigned of_all = 0, of_earlier = 0;
+    for (unsigned b = 0; b < cluster; ++b) {
       const unsigned of_block = exchange[b * columns + e];
-      before += b < block ? of_block : 0u;
+      of_earlier += b < rank ? of_block : 0u;
       of_all += of_block;
     }
-    const unsigned of_own = exchange[block * columns + e];
-    if (block == 0) {
+    exchange[e] = sums[0] + of_earlier;  // where the range's rows of the expert begin
+    if (blockIdx.x == 0) {
       p.expert_offsets[e] = static_cast<std::int32_t>(sums[0]);
       if constexpr (kData) {
         write_sizes(data.problem, e, of_all);
         if (data.problem.blockscale_offsets != nullptr)
-          data.problem.blockscale_offsets[e] = static_cast<std::int32_t>(sums[2]);
-        sums[2] += (of_all + 127) / 128 * 128;
+          data.problem.blockscale_offsets[e] = static_cast<std::int32_t>(sums[1]);
+        sums[1] += (of_all + 127) / 128 * 128;
       }
     }
-    exchange[e] = sums[0] + before;               // where this block's rows of the expert begin
-    if (stages) exchange[columns + e] = sums[1];  // the same among this block's rows alone
     sums[0] += of_all;
-    sums[1] += of_own;
   }
-  const unsigned routed = totals[0];
-  if (!kData && block == 0 && data.cleared != nullptr && threadIdx.x < kClearedWords) data.cleared[threadIdx.x] = 0;
-  if (block == 0 && threadIdx.x == 0) {
-    p.expert_offsets[experts] = static_cast<std::int32_t>(routed);
-    if constexpr (kData)
-      if (data.problem.blockscale_offsets != nullptr)
-        data.problem.blockscale_offsets[experts] = static_cast<std::int32_t>(totals[2]);
+  if (blockIdx.x == 0) {
+    if (!kData && data.cleared != nullptr && threadIdx.x < kClearedWords) data.cleared[threadIdx.x] = 0;
+    if (threadIdx.x == 0) {
+      p.expert_offsets[experts] = static_cast<std::int32_t>(routed);
+      if constexpr (kData)
+        if (data.problem.blockscale_offsets != nullptr)
+          data.problem.blockscale_offsets[experts] = static_cast<std::int32_t>(totals[1]);
+    }
   }
   __syncthreads();
 
   // ---- place ----
   const int nowhere = kData ? static_cast<int>(routed) : -1;
   const auto place = [&](unsigned i, int e, unsigned within) {
-    const unsigned row = e >= 0 ? exchange[e] + within : 0u;
-    p.slot[i] = e >= 0 ? static_cast<int>(row) : nowhere;
-    if (e < 0 || p.source_row == nullptr) return;
-    if (stages) {
-      const unsigned at = exchange[columns + e] + within;
-      staged_row[at] = row;
-      staged_token[at] = split.by_top_k.quotient(i);
-    } else {
-      p.source_row[row] = static_cast<std::int32_t>(split.by_top_k.quotient(i));
+    if (e < 0) {
+      p.slot[i] = nowhere;
+      return;
     }
+    const unsigned row = exchange[e] + within;
+    p.slot[i] = static_cast<std::int32_t>(row);
+    if (p.source_row != nullptr) p.source_row[row] = static_cast<std::int32_t>(split.by_top_k.quotient(i));
   };
   if constexpr (kKeeps) {
     if (first < end) {
 #pragma unroll
       for (int j = 0; j < kKept; ++j) {
         const unsigned i = first + static_cast<unsigned>(j) * kWarp + lane;
-        if (i < end) place(i, expert[j], expert[j] >= 0 ? own[expert[j]] + rank[j] : 0u);
+        if (i < end) place(i, expert[j], expert[j] >= 0 ? own[expert[j]] + rank_in_warp[j] : 0u);
       }
     }
   } else {
     for (unsigned begin = first; begin < end; begin += kWarp) {
       const unsigned i = begin + lane;
       const int e = i < end ? expert_of(p, split.by_top_k, i) : -1;
-      const unsigned within = count(own, e, lane);
+      const unsigned within = count(own, e, __match_any_sync(~0u, e), lane);
       if (i < end) place(i, e, within);
     }
   }
-  if (stages) {  // in the order of rows: neighbours are written together
-    __syncthreads();
-    for (unsigned at = threadIdx.x; at < totals[1]; at += blockDim.x)
-      p.source_row[staged_row[at]] = static_cast<std::int32_t>(staged_token[at]);
-  }
   if (!kData && p.source_row != nullptr)
-    for (unsigned i = routed + block * blockDim.x + threadIdx.x; i < split.choices; i += blocks * blockDim.x)
+    for (unsigned i = routed + blockIdx.x * blockDim.x + threadIdx.x; i < split.choices; i += gridDim.x * blockDim.x)
       p.source_row[i] = -1;
   allow_next_kernel();
 }
 
-// Any number of experts, one block: expert_offsets itself holds the counts, then the cursors. Warp w places the experts
-// whose number modulo the warps is w, so that no two warps share a cursor.
+// Any number of experts, one block: expert_offsets itself holds the counts,
+// then the cursors. Warp w places the experts whose number modulo the warps is
+// w, so that no two warps share a cursor.
 template <bool kData>
 __global__ void __launch_bounds__(kMostThreads)
     route_in_global(const __grid_constant__ MoeRouteProblem p, const __grid_constant__ Split split,
@@ -284,7 +329,8 @@ __global__ void __launch_bounds__(kMostThreads)
     if (p.source_row != nullptr) p.source_row[row] = static_cast<std::int32_t>(split.by_top_k.quotient(i));
   }
   __syncthreads();
-  // Each cursor stands where the next expert begins: move them up, the last ones first.
+  // Each cursor stands where the next expert begins: move them up, the last
+  // ones first.
   for (unsigned end = (experts + kMostThreads - 1) / kMostThreads * kMostThreads; end > 0; end -= kMostThreads) {
     const unsigned e = end - kMostThreads + threadIdx.x;
     const std::int32_t begin_of_next = e < experts ? offsets[e] : 0;
@@ -303,7 +349,8 @@ __global__ void __launch_bounds__(kMostThreads)
 
 constexpr std::int64_t kMostRows = std::numeric_limits<std::int32_t>::max();
 
-// Rows of each expert from offsets of any value: limited, and made monotone by a running maximum.
+// Rows of each expert from offsets of any value: limited, and made monotone by
+// a running maximum.
 __global__ void __launch_bounds__(kMostThreads) sizes_from_offsets(const __grid_constant__ MoeDataProblem p) {
   __shared__ int scratch[kWarp];
   const unsigned lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
@@ -353,21 +400,23 @@ const void* kernel_of(bool keeps) {
                : reinterpret_cast<const void*>(&route_in_shared<kData, false>);
 }
 
-constexpr int kMostSharedBytes = 128 * 1024;  // of a cluster's blocks; those of one block alone stay below 48 KiB
+// What more than one block needs at most, with and without clusters; one block that places everything: below 48 KiB.
+constexpr int kMostSharedBytes = 56 * 1024, kMostSharedBytesOfCluster = 88 * 1024;
 
-// Clusters need more shared memory than a kernel has unasked; asked for once on each device.
-cudaError_t allow_shared_memory(std::int32_t device) {
+// More than a kernel has unasked, where more than one block works; asked for once on each device.
+cudaError_t allow_shared_memory(std::int32_t device, bool clusters) {
   struct Allowed {
     std::once_flag once;
     cudaError_t error = cudaSuccess;
   };
   static std::array<Allowed, kMaxDevices> cache;
   Allowed& entry = cache[static_cast<std::size_t>(device)];
-  std::call_once(entry.once, [&entry] {
+  std::call_once(entry.once, [&entry, clusters] {
     for (const void* kernel :
          {kernel_of<false>(false), kernel_of<false>(true), kernel_of<true>(false), kernel_of<true>(true)})
       if (entry.error == cudaSuccess)
-        entry.error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kMostSharedBytes);
+        entry.error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                           clusters ? kMostSharedBytesOfCluster : kMostSharedBytes);
   });
   return entry.error;
 }
@@ -382,20 +431,29 @@ cudaError_t launch_routing(const MoeRouteProblem& problem, Data data, bool clust
   if (p.experts > kMostExperts)
     return launch_overlapping(reinterpret_cast<const void*>(&route_in_global<kData>), 1, kMostThreads, 0, stream,
                               arguments);
-  split.columns = static_cast<int>((p.experts + kWarp - 1) / kWarp * kWarp);
-  if (split.columns == 0) split.columns = kWarp;
-  const unsigned most_warps = static_cast<unsigned>(std::min(kMostWarps, kCounters / split.columns));
-  const unsigned blocks = clusters && p.choices() > kOneBlock ? kCluster : 1;
-  const unsigned warps_of_work = (split.choices + blocks * kWarp - 1) / (blocks * kWarp);
+  const auto divided = [](unsigned x, unsigned y) { return x / y + (x % y != 0 ? 1u : 0u); };
+  split.columns = std::max(kWarp, static_cast<int>((p.experts + kWarp - 1) / kWarp * kWarp));
+  split.copies = 1;
+  while (split.copies < 8 && 2 * split.copies * split.columns <= kOutside) split.copies *= 2;
+  const auto most_counting = static_cast<unsigned>(std::min(kMostWarps, kCounters / split.columns));
+  unsigned slices = 1;
+  split.cluster = clusters && split.choices > kSlice ? kCluster : 1;
+  if (split.choices > kSlice)
+    slices = std::min(divided(split.choices, split.cluster * kSlice), split.cluster > 1 ? kMostClusters : kMostSingle);
+  const unsigned blocks = slices * split.cluster;
+  split.slice = std::max(kWarp + 0u, divided(split.choices, blocks));
+  split.warp_choices = divided(divided(split.slice, most_counting), kWarp) * kWarp;
+  split.slice = divided(split.slice, split.warp_choices) * split.warp_choices;
+  split.range = slices * split.slice;
+  split.counting_warps = split.slice / split.warp_choices;
+  const bool keeps = split.warp_choices <= kKept * kWarp, alone = blocks == 1;
+  // A block alone has a thread for each expert or choice; others have ids to read besides.
   const unsigned warps =
-      std::clamp(warps_of_work, std::min(most_warps, static_cast<unsigned>(split.columns / kWarp)), most_warps);
-  split.warp_choices = (split.choices + blocks * warps * kWarp - 1) / (blocks * warps * kWarp) * kWarp;
-  const bool keeps = split.warp_choices <= kKept * kWarp;
-  split.counting_warps =  // of the first block, which is full where any is
-      split.choices == 0 ? 0 : std::min(warps, (split.choices - 1) / split.warp_choices + 1);
-  const unsigned staged = keeps && blocks > 1 && p.source_row != nullptr ? 2 * warps * split.warp_choices : 0;
+      alone ? std::clamp(static_cast<unsigned>(split.columns / kWarp), split.counting_warps, kMostWarps + 0u)
+            : kMostWarps;
   const std::size_t shared =
-      4 * (std::size_t{split.counting_warps + blocks} * static_cast<unsigned>(split.columns) + staged);
+      4 * std::size_t{static_cast<unsigned>(split.columns)} *
+      (split.counting_warps + split.cluster + (alone ? 0u : 2u * static_cast<unsigned>(split.copies)));
 
   cudaLaunchConfig_t config{};
   config.gridDim = dim3(blocks);
@@ -406,12 +464,14 @@ cudaError_t launch_routing(const MoeRouteProblem& problem, Data data, bool clust
   attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
   attributes[0].val.programmaticStreamSerializationAllowed = 1;
   config.attrs = attributes;
-  config.numAttrs = 1;
-  if (blocks > 1) {
-    const cudaError_t error = allow_shared_memory(p.device.index);
+  config.numAttrs = may_overlap() ? 1 : 0;
+  if (!alone) {
+    const cudaError_t error = allow_shared_memory(p.device.index, clusters);
     if (error != cudaSuccess) return error;
+  }
+  if (split.cluster > 1) {
     attributes[1].id = cudaLaunchAttributeClusterDimension;
-    attributes[1].val.clusterDim.x = blocks;
+    attributes[1].val.clusterDim.x = split.cluster;
     attributes[1].val.clusterDim.y = attributes[1].val.clusterDim.z = 1;
     config.numAttrs = 2;
   }

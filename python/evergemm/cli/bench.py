@@ -3,8 +3,8 @@
 
 One process, implementations in turns, weights rotated so that they come from memory, evergemm's result checked before it is
 timed, read bandwidth measured in the same run. `--cpu-report` and `--gpu-report` measure the lines of docs/performance.md and
-write them there. Must not go here: clocks (timing.py), candidates and checks (peers.py), the GPU's (gpu_bench.py), drawing
-(charts.py).
+write them there. Must not go here: clocks (timing.py), candidates and checks (peers.py), the GPU's (gpu_bench.py), whole
+mixture-of-experts layers (moe_bench.py), drawing (charts.py).
 """
 
 from __future__ import annotations
@@ -421,6 +421,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--device", choices=["cpu", "cuda"], help="default: the GPU where torch and this build serve one"
     )
+    parser.add_argument(
+        "--moe",
+        action="store_true",
+        help="whole mixture-of-experts layers: --shapes ids such as F1 or EXPERTSxTOP_KxHIDDENxINTERMEDIATE, --m tokens",
+    )
     parser.add_argument("--rounds", type=int, default=7, help="default 7")
     parser.add_argument(
         "--seconds", type=float, help="a round of one implementation takes (default 0.1; on a GPU 0.005)"
@@ -480,6 +485,11 @@ def run(arguments: argparse.Namespace) -> int:
         write_between_markers(arguments.gpu_report, report, "gpu")
         print(report)
         return 0
+
+    if arguments.moe:
+        from . import moe_bench
+
+        return moe_bench.run(arguments, on_gpu, seconds)
 
     from . import charts
     from .progress import Progress

@@ -135,6 +135,32 @@ def gpu(
     pyplot.close(figure)
 
 
+def layers(path: Path, lines: Mapping[str, Sequence[tuple[int, float]]], title: str) -> None:
+    """lines: "scheme, implementation" -> [(tokens, microseconds)]; evergemm's solid, the roofline dotted, peers dashed."""
+    pyplot = _pyplot()
+    figure, axes = pyplot.subplots(figsize=(7.6, 4.8), layout="constrained")
+    for label, points in lines.items():
+        scheme, name = label.split(", ", 1)
+        ours = name == "evergemm"
+        axes.plot(
+            *zip(*points, strict=True),
+            color=COLOURS.get(scheme, _INK),
+            linestyle="-" if ours else ":" if name == "roofline" else "--",
+            linewidth=1.8 if ours else 1.1,
+            marker="o" if ours else None,
+            markersize=4,
+            label=label,
+        )
+    axes.set(xscale="log", yscale="log", xlabel="tokens", ylabel="microseconds a layer")
+    numbers = sorted({tokens for points in lines.values() for tokens, _ in points})
+    axes.set_xticks(numbers, [str(tokens) for tokens in numbers])
+    axes.minorticks_off()
+    axes.set_title(title)
+    axes.legend(fontsize=7)
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)
+
+
 def demo(
     path: Path,
     reference: Sequence[float],
