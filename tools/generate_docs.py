@@ -73,11 +73,23 @@ def support_table() -> str:
     ]
     proven = {
         "cpu": "tested on every commit",
-        "sm90a": f"tested on an H100: [last run](docs/{last_gpu_results().name})",
+        "sm90a": f"ran natively on an H100, both families: [last run](docs/{last_gpu_results().name})",
+        "sm75": "same code ran on an H100 through JIT, as PTX of compute_75; machine code compiled only",
+        "sm80": "same code ran on an H100 through JIT, as PTX of compute_80; machine code compiled only",
+        "sm86": "as sm80, with the rows of sm89",
+        "sm89": "same code ran on an H100 through JIT, as PTX of compute_89 (which makes fp8 products of fp16 ones there); "
+        "machine code compiled only",
+        "sm100": "same code ran on an H100 natively, compiled for it; compiled only for this one",
+        "sm103": "as sm100",
+        "sm110": "as sm100",
+        "sm120": "as sm89",
+        "sm121": "as sm89",
     }
     lines = [
-        "| architecture | " + " | ".join(name for name, _ in problems) + " | evidence |",
-        "|---" * (len(problems) + 2) + "|",
+        "| architecture | "
+        + " | ".join(name for name, _ in problems)
+        + " | fp8 operands are multiplied as | evidence |",
+        "|---" * (len(problems) + 3) + "|",
     ]
     for architecture in [
         "cpu-avx512_vnni",
@@ -97,8 +109,10 @@ def support_table() -> str:
         cells = []
         for _, problem in problems:
             plan = explain("scaled_mm", m=1024, n=4096, k=4096, arch=architecture, **problem)
-            cells.append("not yet" if plan.error else f"`{plan.row}`")
-        evidence = proven.get(architecture.split("-")[0], "no kernels yet")
+            cells.append("none" if plan.error else f"`{plan.row}`")
+        arithmetic = plan.json.get("arithmetic", "fp32")
+        cells.append(next(word for word in ("fp16", "fp8", "fp32") if word in arithmetic))
+        evidence = proven[architecture.split("-")[0]]
         lines.append(f"| {architecture} | " + " | ".join(cells) + f" | {evidence} |")
     return "\n".join(lines)
 

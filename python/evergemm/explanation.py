@@ -13,6 +13,7 @@ import textwrap
 from collections.abc import Sequence
 
 from . import _library
+from ._architecture import architecture_of_capability
 from ._c_api import DTypeArgument, TensorArgument
 from .text import bytes_text, microseconds_text
 
@@ -285,5 +286,4 @@ def architecture_of(device) -> str:
     device = torch.device(device)
     if device.type != "cuda":
         return "cpu"
-    major, minor = torch.cuda.get_device_capability(device)
-    return "sm90a" if (major, minor) == (9, 0) else f"sm{major}{minor}"
+    return architecture_of_capability(*torch.cuda.get_device_capability(device))

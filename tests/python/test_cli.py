@@ -13,7 +13,7 @@ from pathlib import Path
 import evergemm
 import pytest
 import torch
-from evergemm.cli import COMMANDS, bench, gpu_bench, main, peers, timing
+from evergemm.cli import COMMANDS, bench, gpu_bench, machine, main, peers, timing
 
 
 def run(*words: str, stub: Path | None = None, **environment: str) -> subprocess.CompletedProcess:
@@ -231,7 +231,7 @@ def test_doctor_lists_gpus_without_a_context(tmp_path, driver, old):
     path = stub_nvml(tmp_path, driver)
     facts = json.loads(run("doctor", "--json", LD_LIBRARY_PATH=path).stdout)
     check_schema(facts, SCHEMA)
-    built = facts["library"]["architectures"]["sm90a"]["built"]
+    built, built80 = (facts["library"]["architectures"][name]["built"] for name in ("sm90a", "sm80"))
     assert facts["driver"] == driver
     assert facts["gpus"] == [
         {
@@ -241,17 +241,43 @@ def test_doctor_lists_gpus_without_a_context(tmp_path, driver, old):
             "architecture": "sm90a",
             "built": built,
         },
-        {"name": "NVIDIA A100", "capability": "8.0", "memory_bytes": 80 << 30, "architecture": "sm80", "built": False},
+        {
+            "name": "NVIDIA A100",
+            "capability": "8.0",
+            "memory_bytes": 80 << 30,
+            "architecture": "sm80",
+            "built": built80,
+        },
     ]
     notes = {note["what"]: note["fix"] for note in facts["notes"]}
     assert (f"driver {driver} is older than 580: the GPU's kernels cannot run, the CPU's do" in notes) == old
-    assert "this release has no rows" in notes["no kernels for sm80 in this library"]
-    assert ("no kernels for sm90a in this library" in notes) == (not built)
+    for name, has in (("sm80", built80), ("sm90a", built)):
+        assert (f"no kernels for {name} in this library" in notes) == (not has)
+        assert has or f"EVERGEMM_ARCHS={name} pip install" in notes[f"no kernels for {name} in this library"]
     assert facts["ready"]  # the CPU runs everything
     text = run("doctor", LD_LIBRARY_PATH=path).stdout
     assert (
-        f"gpu       NVIDIA A100, 80 GiB, sm80 (no kernels in this library)\n                  driver {driver}" in text
+        f"gpu       NVIDIA A100, 80 GiB, sm80 ({'kernels built' if built80 else 'no kernels in this library'})\n"
+        f"                  driver {driver}" in text
     )
+
+
+@pytest.mark.parametrize(
+    ("capability", "name"),
+    [
+        ("7.5", "sm75"),
+        ("8.6", "sm86"),
+        ("8.7", "sm86"),
+        ("9.0", "sm90a"),
+        ("10.1", "sm100"),
+        ("12.1", "sm121"),
+        ("12.5", "sm121"),
+        ("13.0", "sm120"),
+        ("7.0", "sm70"),
+    ],
+)
+def test_gpus_that_came_later_have_an_architecture(capability, name):
+    assert machine.architecture(capability) == name
 
 
 # ---- explain -----------------------------------------------------------------------------------------------------------

@@ -16,7 +16,8 @@ KINDS = {
     "fp8": {"dtype": "fp8", "scales": "rowwise"},
     "fp8_blocks": {"dtype": "fp8", "scales": "blockwise"},
 }
-ARCHITECTURES = ("cpu-portable", "cpu-avx2", "cpu-avx512", "cpu-avx512_vnni", "sm90a")
+ARCHITECTURES = ("cpu-portable", "cpu-avx2", "cpu-avx512", "cpu-avx512_vnni", "sm75", "sm80", "sm86", "sm89", "sm90a")
+ARCHITECTURES += ("sm100", "sm103", "sm110", "sm120", "sm121")
 HEAD = "# SPDX-License-Identifier: Apache-2.0\narchitecture\tkind\tshape\tn\tk\tplans (from m on: row)\n"
 
 

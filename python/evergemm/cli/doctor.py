@@ -128,7 +128,7 @@ def examine() -> dict:
         if architectures.get(name, {}).get("rows"):
             fix = f"EVERGEMM_ARCHS={name} pip install --force-reinstall --no-deps . (needs nvcc)"
         else:
-            fix = "use the CPU; this release has no rows for that architecture"
+            fix = "use the CPU; this release has no rows for so old a GPU"
         notes.append({"what": f"no kernels for {name} in this library", "fix": fix})
     if gpus and torch_ok and torch.get("cuda") is None:
         notes.append({"what": "this torch has no CUDA", "fix": "install a CUDA build of torch to use the GPU"})

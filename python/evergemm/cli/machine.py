@@ -12,6 +12,8 @@ import platform
 import re
 from pathlib import Path
 
+from .._architecture import architecture_of_capability
+
 FEATURES = {
     # name in /proc/cpuinfo -> what people call it; those that rows ask for
     "avx2": "AVX2",
@@ -87,4 +89,5 @@ def gpus() -> tuple[str | None, list[dict], str]:
 
 def architecture(capability: str) -> str:
     """ "9.0" -> "sm90a", "8.0" -> "sm80"."""
-    return "sm90a" if capability == "9.0" else "sm" + capability.replace(".", "")
+    major, minor = capability.split(".")
+    return architecture_of_capability(int(major), int(minor))
