@@ -15,3 +15,20 @@ def test_program(programs, tmp_path, name):
     print(done.stdout[-6000:])
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr
     assert 'failures="0"' in junit.read_text()
+
+
+def test_portable_family(programs, tmp_path):
+    """As machine code and as PTX of three older architectures, side by side: the driver translates each on one core."""
+    running = {}
+    for variant in ["native", "ptx75", "ptx80", "ptx89"]:
+        junit = tmp_path / f"{variant}.xml"
+        command = [programs / "portable_test", f"--variant={variant}", f"--junit={junit}"]
+        running[variant] = (
+            junit,
+            subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True),
+        )
+    for variant, (junit, process) in running.items():
+        text, _ = process.communicate(timeout=300)
+        print(variant, text[-3000:])
+        assert process.returncode == 0, text[-3000:]
+        assert 'failures="0"' in junit.read_text()
