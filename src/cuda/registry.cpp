@@ -25,7 +25,7 @@ using KernelOf = const void* (*)();
 
 template <int... kTiles>
 constexpr auto make_kernels(std::integer_sequence<int, kTiles...>) {
-  return std::array<KernelOf, sizeof...(kTiles) + 1>{&sm90::simple_kernel, &sm90::kernel_of<kTiles>...};
+  return std::array<KernelOf, sizeof...(kTiles)>{&sm90::kernel_of<kTiles>...};
 }
 constexpr auto kKernels =
     make_kernels(std::make_integer_sequence<int, static_cast<int>(plan_tables::kSm90Tiles.size())>());

@@ -83,8 +83,11 @@ Status plan_grouped_row_portable(const GroupedGemmProblem& problem, const Device
 }
 
 Status plan_grouped_portable(const GroupedGemmProblem& problem, const DeviceFacts& facts, Plan& plan) {
-  const std::int64_t average =
-      problem.form == GroupedForm::masked ? problem.rows : problem.rows / std::max<std::int64_t>(problem.experts, 1);
+  // Room for rows says little of how many there are: masked products get tiles that suit a few and many.
+  constexpr std::int64_t kUnknown = 128;
+  const std::int64_t average = problem.form == GroupedForm::masked
+                                   ? std::min(problem.rows, kUnknown)
+                                   : problem.rows / std::max<std::int64_t>(problem.experts, 1);
   const std::span<const Rule> rules = rules_of(problem);
   for (std::size_t i = 0; i < rules.size(); ++i) {
     if (average > rules[i].m) continue;

@@ -14,7 +14,7 @@
 namespace evergemm::plan_tables {
 namespace {
 
-const TileConfig& tile_of(std::int32_t row) { return kSm90Tiles[static_cast<std::size_t>(row - kSm90FirstTileRow)]; }
+const TileConfig& tile_of(std::int32_t row) { return kSm90Tiles[static_cast<std::size_t>(row)]; }
 
 template <std::size_t... kIndices>
 constexpr auto make_names(std::index_sequence<kIndices...>) {
@@ -22,10 +22,7 @@ constexpr auto make_names(std::index_sequence<kIndices...>) {
 }
 constexpr auto kNames = make_names(std::make_index_sequence<kSm90Tiles.size()>());
 
-const char* sm90_row_name(std::int32_t row) {
-  return row < kSm90FirstTileRow ? kSm90SimpleName
-                                 : kNames[static_cast<std::size_t>(row - kSm90FirstTileRow)].text.data();
-}
+const char* sm90_row_name(std::int32_t row) { return kNames[static_cast<std::size_t>(row)].text.data(); }
 
 Mainloop mainloop_of(const GemmProblem& problem) {
   if (problem.input_dtype == DType::int8) return Mainloop::int8;
@@ -142,7 +139,6 @@ std::string operand_obstacle(const char* operand, const void* data, std::int64_t
 }
 
 std::string sm90_why_not(const GemmProblem& problem, const DeviceFacts& facts, std::int32_t row) {
-  if (row < kSm90FirstTileRow) return std::string();
   const TileConfig& tile = tile_of(row);
   const Mainloop wanted = mainloop_of(problem);
   if (tile.mainloop != wanted)
@@ -171,16 +167,14 @@ std::string sm90_why_not(const GemmProblem& problem, const DeviceFacts& facts, s
   return std::string();
 }
 
-std::int32_t sm90_fallback(const GemmProblem&, const DeviceFacts&) { return 0; }
+std::int32_t sm90_fallback(const GemmProblem&, const DeviceFacts&) { return -1; }  // portable.cpp has one
 
 void sm90_finish(const GemmProblem& problem, const DeviceFacts&, Plan& plan) {
-  // The plain kernel sums fp8 in the reference's order, which is the promoted one.
-  plan.accumulation = problem.input_dtype == DType::int8 ? Accumulation::exact_int32
-                      : plan.row >= kSm90FirstTileRow && tile_of(plan.row).mainloop == Mainloop::fp8_fast
-                          ? Accumulation::fast
-                          : Accumulation::promoted;
-  plan.swap_ab = plan.row >= kSm90FirstTileRow && tile_of(plan.row).swap_ab;
-  plan.split_k = plan.row >= kSm90FirstTileRow ? tile_of(plan.row).split_k : 1;
+  plan.accumulation = problem.input_dtype == DType::int8                 ? Accumulation::exact_int32
+                      : tile_of(plan.row).mainloop == Mainloop::fp8_fast ? Accumulation::fast
+                                                                         : Accumulation::promoted;
+  plan.swap_ab = tile_of(plan.row).swap_ab;
+  plan.split_k = tile_of(plan.row).split_k;
   plan.workspace_bytes = 0;  // partial sums of a split k pass through the shared memory of a cluster
 }
 

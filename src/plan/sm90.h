@@ -10,9 +10,7 @@
 
 namespace evergemm::plan_tables {
 
-// Row 0 of the architecture's table is the plain kernel that runs everything; tile i of kSm90Tiles is row i + 1.
-inline constexpr const char* kSm90SimpleName = "sm90_simple";
-inline constexpr std::int32_t kSm90FirstTileRow = 1;
+// Tile i of kSm90Tiles is row i; what these cannot run has rows of the portable family (portable.h) behind them.
 
 // clang-format off
 inline constexpr std::array kSm90Tiles = {
@@ -86,7 +84,7 @@ inline constexpr std::array kSm90Tiles = {
 };
 // clang-format on
 
-inline constexpr std::int32_t kSm90Rows = kSm90FirstTileRow + static_cast<std::int32_t>(kSm90Tiles.size());
+inline constexpr std::int32_t kSm90Rows = static_cast<std::int32_t>(kSm90Tiles.size());
 
 // Two rows that differ only in their number of stages would share a name.
 template <std::size_t N>
@@ -108,7 +106,7 @@ constexpr std::int32_t row_of(Mainloop mainloop, std::int32_t m, std::int32_t n,
   for (std::size_t i = 0; i < kSm90Tiles.size(); ++i) {
     const TileConfig& tile = kSm90Tiles[i];
     if (tile == TileConfig{mainloop, m, n, tile.k, tile.stages, cluster_m, cluster_n, split_k, schedule, swap_ab})
-      return kSm90FirstTileRow + static_cast<std::int32_t>(i);
+      return static_cast<std::int32_t>(i);
   }
   return -1;
 }
@@ -240,15 +238,13 @@ inline constexpr std::array kSm90PromotedCosts = {
 template <std::size_t N>
 constexpr bool rows_exist(const std::array<TileCost, N>& costs) {
   for (const TileCost& cost : costs)
-    if (cost.row < kSm90FirstTileRow || cost.row >= kSm90Rows) return false;
+    if (cost.row < 0 || cost.row >= kSm90Rows) return false;
   return costs[N - 1].most_tokens == any;  // some row is always left
 }
 static_assert(rows_exist(kSm90Int8Costs) && rows_exist(kSm90Fp8Costs) && rows_exist(kSm90PromotedCosts));
 
 // Rules without the rows that split k: one accumulation order for all m (deterministic = true).
-constexpr bool splits_k(std::int32_t row) {
-  return row >= kSm90FirstTileRow && kSm90Tiles[static_cast<std::size_t>(row - kSm90FirstTileRow)].split_k > 1;
-}
+constexpr bool splits_k(std::int32_t row) { return row >= 0 && kSm90Tiles[static_cast<std::size_t>(row)].split_k > 1; }
 template <std::size_t N>
 constexpr std::size_t count_unsplit(const std::array<Rule, N>& rules) {
   std::size_t count = 0;

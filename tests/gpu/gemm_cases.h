@@ -101,7 +101,7 @@ class GemmCase {
   }
 
   // Reads what the device holds now; "" or what is wrong with it. keep: the bytes are what same_as_kept() compares with.
-  // emulated: compare RMS too (rows of the emulated model; the plain row is more exact than it).
+  // emulated: compare RMS too (kernels of the emulated model).
   std::string judge(bool emulated, bool keep = false) {
     bool zones_whole = false;
     const std::vector<unsigned char> got = device_out_->read(zones_whole);

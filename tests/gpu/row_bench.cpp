@@ -161,7 +161,7 @@ bool worth_timing(const Cell& cell, std::int32_t row) {
   const std::string name = table().row_name(row);
   int tile_m = 0, tile_n = 0;
   const std::size_t at = name.find('_', name.find('_') + 1) + 1;
-  if (row == 0 || std::sscanf(name.c_str() + at, "%dx%d", &tile_m, &tile_n) != 2) return false;
+  if (std::sscanf(name.c_str() + at, "%dx%d", &tile_m, &tile_n) != 2) return false;
   if (portable_family)
     return name.rfind("portable_", 0) == 0 && tile_m < 2 * cell.m + 32 && (tile_m > 32 || cell.m <= 2 * tile_m);
   if (name.find("swap") != std::string::npos)
@@ -334,7 +334,7 @@ int main(int argument_count, char** arguments) {
 
         std::vector<Contender> rows;
         std::vector<std::int32_t> indices;
-        for (std::int32_t row = 1; row < table().rows; ++row)
+        for (std::int32_t row = 0; row < table().rows; ++row)
           if (worth_timing(cell, row) && table().why_not(cell.problem(0), facts, row).empty())
             rows.push_back(row_contender(cell, row, facts, false));
         burst(rows, cell.sets, cell.m >= 256);

@@ -18,7 +18,6 @@ namespace evergemm::sm90 {
 namespace {
 
 using plan_tables::Geometry;
-using plan_tables::kSm90FirstTileRow;
 using plan_tables::kSm90Rows;
 using plan_tables::kSm90Tiles;
 using plan_tables::Mainloop;
@@ -74,8 +73,7 @@ cudaError_t prepared_row(const void* kernel, std::int32_t row, std::int32_t devi
       entry.error = cudaErrorInvalidDevice;
       return;
     }
-    entry.error = prepare(kernel, kSm90Tiles[static_cast<std::size_t>(row - kSm90FirstTileRow)], facts.cores,
-                          entry.resident_clusters);
+    entry.error = prepare(kernel, kSm90Tiles[static_cast<std::size_t>(row)], facts.cores, entry.resident_clusters);
   });
   resident = entry.resident_clusters;
   return entry.error;
@@ -87,20 +85,6 @@ OutputKind output_kind(DType type) {
   return type == DType::float32   ? OutputKind::float32
          : type == DType::float16 ? OutputKind::float16
                                   : OutputKind::bfloat16;
-}
-
-Status launch_simple(const GemmProblem& problem, const void* kernel, cudaStream_t stream) {
-  const std::int64_t tile_rows = (problem.m - 1) / kSimpleTile + 1, tile_columns = (problem.n - 1) / kSimpleTile + 1;
-  constexpr std::int64_t kMostBlocks = 132 * 8;  // the kernel strides over the rest; enough to fill any Hopper
-  const std::int64_t blocks = tile_rows > kMostBlocks / tile_columns ? kMostBlocks : tile_rows * tile_columns;
-  GemmProblem argument = problem;
-  void* arguments[] = {&argument};
-  cudaLaunchConfig_t config{};
-  config.gridDim = dim3(static_cast<unsigned>(std::max<std::int64_t>(blocks, 1)));
-  config.blockDim = dim3(kSimpleThreads);
-  config.stream = stream;
-  const cudaError_t error = cudaLaunchKernelExC(&config, kernel, arguments);
-  return error == cudaSuccess ? Status() : cuda::cuda_failure(plan_tables::kSm90SimpleName, describe(problem), error);
 }
 
 // False where the driver refuses a map.
@@ -140,8 +124,7 @@ bool fill_maps(const GemmProblem& problem, const TileConfig& tile, const Geometr
 }  // namespace
 
 Status launch(const Plan& plan, const GemmProblem& problem, const void* kernel, cudaStream_t stream, bool overlap) {
-  if (plan.row < kSm90FirstTileRow) return launch_simple(problem, kernel, stream);
-  const TileConfig& tile = kSm90Tiles[static_cast<std::size_t>(plan.row - kSm90FirstTileRow)];
+  const TileConfig& tile = kSm90Tiles[static_cast<std::size_t>(plan.row)];
   const Geometry geometry = plan_tables::geometry(tile);
   std::int32_t resident = 0;
   cudaError_t error = prepared_row(kernel, plan.row, problem.device.index, resident);

@@ -11,7 +11,7 @@
 
 namespace evergemm::sm90 {
 
-// The problem's device is current. `kernel` is the row's: kernel_of<row - 1>(), or simple_kernel() for row 0.
+// The problem's device is current. `kernel` is the row's: kernel_of<row>().
 // overlap: the kernel may start while the one before it in the stream ends.
 Status launch(const Plan& plan, const GemmProblem& problem, const void* kernel, cudaStream_t stream, bool overlap);
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// sm90_simple and sm90_grouped_simple: the plain kernels behind the tensor-core rows. Any shape, any stride, any alignment; loads a byte at a time and
-// multiplies in int32 or fp32, in the order of the reference: sums of 128 of k, ascending, added to the total.
+// sm90_grouped_simple: the plain kernel behind the grouped tensor-core rows. Any shape, any stride, any alignment; loads a byte at a
+// time and multiplies in int32 or fp32, in the order of the reference: sums of 128 of k, ascending, added to the total.
 // Must not go here: anything that makes it fast at the price of a case that it cannot run.
 #include <cuda_runtime.h>
 
@@ -137,25 +137,6 @@ __device__ __forceinline__ void compute_tile(const GemmProblem& p, std::int64_t 
 }  // namespace
 }  // namespace evergemm::sm90
 
-extern "C" __global__ void __launch_bounds__(evergemm::sm90::kSimpleThreads)
-    sm90_simple(const __grid_constant__ evergemm::GemmProblem p) {
-  using namespace evergemm;
-  using sm90::kSimpleTile;
-  __shared__ std::uint32_t a_words[sm90::kDepth][kSimpleTile + 1], b_words[sm90::kDepth][kSimpleTile + 1];
-  asm volatile("griddepcontrol.wait;" ::: "memory");
-  const std::int64_t tile_columns = (p.n + kSimpleTile - 1) / kSimpleTile;
-  const std::int64_t tiles = (p.m + kSimpleTile - 1) / kSimpleTile * tile_columns;
-  for (std::int64_t tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
-    const std::int64_t row = tile / tile_columns * kSimpleTile, column = tile % tile_columns * kSimpleTile;
-    if (p.input_dtype == DType::int8)
-      sm90::compute_tile(p, row, column, reinterpret_cast<std::int32_t (&)[sm90::kDepth][kSimpleTile + 1]>(a_words),
-                         reinterpret_cast<std::int32_t (&)[sm90::kDepth][kSimpleTile + 1]>(b_words));
-    else
-      sm90::compute_tile(p, row, column, reinterpret_cast<float (&)[sm90::kDepth][kSimpleTile + 1]>(a_words),
-                         reinterpret_cast<float (&)[sm90::kDepth][kSimpleTile + 1]>(b_words));
-  }
-}
-
 namespace evergemm::sm90 {
 namespace {
 
@@ -209,5 +190,4 @@ extern "C" __global__ void __launch_bounds__(evergemm::sm90::kSimpleThreads)
 
 namespace evergemm::sm90 {
 const void* grouped_simple_kernel() { return reinterpret_cast<const void*>(&sm90_grouped_simple); }
-const void* simple_kernel() { return reinterpret_cast<const void*>(&sm90_simple); }
 }  // namespace evergemm::sm90
