@@ -702,9 +702,6 @@ struct Gemm {
     __device__ __forceinline__ void wait(const Slot& slot) const {
       ptx::barrier_wait(full + slot.index * 16, slot.phase);
     }
-    __device__ __forceinline__ bool ready(const Slot& slot) const {
-      return __all_sync(~0u, ptx::barrier_test(full + slot.index * 16, slot.phase));
-    }
 
     __device__ __forceinline__ void release(int slot) const {
       if constexpr (kPromoted) {
@@ -815,6 +812,8 @@ struct Gemm {
     // A split k starts from zeros: its loop count differs between CTAs, and the assembler serializes wgmma where a first
     // round without an old sum meets such a loop.
     constexpr bool kStartsFromZeros = kSplit > 1;
+    // Narrow tiles wait for weights, not for the tensor cores: a slot that is free at once is one more on its way.
+    constexpr bool kAtOnce = kGrouped && !kPingpong && kWidth <= 128;
     if constexpr (kStartsFromZeros) {
 #pragma unroll
       for (int slab = 0; slab < kSlabs; ++slab)
@@ -822,26 +821,23 @@ struct Gemm {
         for (int i = 0; i < kAccumulators; ++i) sums[slab][i] = 0;
     }
     int previous = 0;
-    bool holds_previous = false;
     for (int block = 0; block < cta.k_blocks; ++block) {
-      // Where memory is slower than the tensor cores, the last slot is free before the next one has arrived.
-      if (kGrouped && holds_previous && !ring.ready(slot)) {
-        ptx::wgmma_wait<0>();
-        ring.release(previous);
-        holds_previous = false;
-      }
       ring.wait(slot);
       ring.template issue<kWidth>(slot.index, 0, sums, !kStartsFromZeros && block == 0);
-      ptx::wgmma_wait<1>();
-      if (kGrouped ? holds_previous : block > 0) ring.release(previous);
+      if constexpr (kAtOnce) {
+        ptx::wgmma_wait<0>();
+        ring.release(slot.index);
+      } else {
+        ptx::wgmma_wait<1>();
+        if (block > 0) ring.release(previous);
+      }
       previous = slot.index;
-      holds_previous = true;
       slot.advance();
     }
     pass_turn(warpgroup, passes_turn);
     ptx::wgmma_wait<0>();
     pin<kWidth>(sums);
-    ring.release(previous);
+    if constexpr (!kAtOnce) ring.release(previous);
   }
 
   // ---- promotion: each 128 of k is summed by itself, then added to the fp32 sum with its scales -------------------------

@@ -54,15 +54,6 @@ EVERGEMM_PTX void barrier_wait(std::uint32_t barrier, std::uint32_t parity) {
                  : "memory");
   } while (!done);
 }
-// Whether barrier_wait would return at once.
-EVERGEMM_PTX bool barrier_test(std::uint32_t barrier, std::uint32_t parity) {
-  std::uint32_t done;
-  asm volatile("{ .reg .pred p; mbarrier.test_wait.parity.shared::cta.b64 p, [%1], %2; selp.u32 %0, 1, 0, p; }"
-               : "=r"(done)
-               : "r"(barrier), "r"(parity)
-               : "memory");
-  return done != 0;
-}
 EVERGEMM_PTX void barrier_wait_acquire_cluster(std::uint32_t barrier, std::uint32_t parity) {
   std::uint32_t done;
   do {
