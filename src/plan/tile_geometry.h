@@ -65,7 +65,7 @@ constexpr Geometry geometry_with_chunk(const TileConfig& config, std::int32_t ch
   g.vector_bytes = config.n * vector_bytes_per_column(config.mainloop);
   g.partial_bytes = (config.split_k - 1) * config.m * config.n * 4;
   g.output_box_inner = config.swap_ab ? kSlabRows : chunk_columns;
-  g.output_box_outer = config.swap_ab ? chunk_columns : kSlabRows;
+  g.output_box_outer = config.swap_ab ? chunk_columns : 16;  // a warp's rows
 
   std::int32_t at = 0;
   const auto take = [&at](std::int32_t bytes) {

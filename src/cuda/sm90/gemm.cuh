@@ -364,6 +364,7 @@ struct Gemm {
     tile.token_end = first_row + min(from + width, rows);
     tile.width = max(tile.token_end - token + 15, 16) / 16 * 16;
     tile.once = tiles == 1;
+    __syncwarp();  // together again: wgmma and stmatrix follow
     return tile;
   }
 
@@ -743,7 +744,6 @@ struct Gemm {
   static __device__ __forceinline__ void consume(const Arguments& p, const Cta& cta, int warpgroup) {
     ptx::wait_for_previous_kernel();
     Slot slot;
-    int stored_chunks = 0;
     int done = 0, entry = 0;
     const int row_offset = kPingpong ? 0 : warpgroup * kSlabs * kSlabRows;  // of this warpgroup's share of a tile
     const Ring ring(p, cta, row_offset);
@@ -773,9 +773,9 @@ struct Gemm {
 
       bool stores = true;
       if constexpr (kSplit > 1) stores = gather_partial_sums(cta, done, sums);
-      if (stores) store_tile(p, cta, tile, warpgroup, done, first_row, row_vectors, sums, stored_chunks);
+      if (stores) store_tile(p, cta, tile, warpgroup, done, first_row, row_vectors, sums);
     }
-    if (threadIdx.x % 128 == 0) ptx::store_wait_read<0>();
+    if (threadIdx.x % kStoringThreads == 0) ptx::store_wait_read<0>();
   }
 
   static __device__ __forceinline__ void pass_turn(int warpgroup, bool passes_turn) {
@@ -878,16 +878,26 @@ struct Gemm {
                                                  float weight1, int second_block) {
     constexpr bool kTwoBlocks = !kSwap && 128 % kColumns != 0;
     pin(partial);
+    // Columns that share a weight block come in runs of kRun: their factors are chosen once a run.
+    constexpr int kRun = !kTwoBlocks ? kColumns : kColumns % 64 == 0 ? 64 : kColumns % 32 == 0 ? 32 : 16;
+    float of_block[2][2] = {};
+    if constexpr (!kSwap) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        of_block[0][half] = __fmul_rn(token_scales[kSlab * 2 + half], weight0);
+        if constexpr (kTwoBlocks) of_block[1][half] = __fmul_rn(token_scales[kSlab * 2 + half], weight1);
+      }
+    }
+    float low = 0, high = 0;  // factors of registers 0, 1 and 2, 3; swapped: of 0, 2 and 1, 3
 #pragma unroll
     for (int j = 0; j < kColumns / 8; ++j) {
-      float low, high;  // factors of registers 0, 1 and 2, 3; swapped: of 0, 2 and 1, 3
       if constexpr (kSwap) {
         low = __fmul_rn(token_scales[j * 2], weight0);
         high = __fmul_rn(token_scales[j * 2 + 1], weight0);
-      } else {
-        const float weight = kTwoBlocks && j * 8 >= second_block ? weight1 : weight0;
-        low = __fmul_rn(token_scales[kSlab * 2], weight);
-        high = __fmul_rn(token_scales[kSlab * 2 + 1], weight);
+      } else if (j * 8 % kRun == 0) {
+        const bool second = kTwoBlocks && j * 8 >= second_block;
+        low = second ? of_block[1][0] : of_block[0][0];
+        high = second ? of_block[1][1] : of_block[0][1];
       }
       float* sum = &sums[kSlab][j * 4];
       const float* add = &partial[0][j * 4];
@@ -921,7 +931,7 @@ struct Gemm {
         p.block_scales ? weight_scales + next_weight_block * p.scale_b_stride + cta.k_begin * k_stride : &kUnitScale;
     const auto next_weight_scale = [k_stride](const float*& from) {
       from += k_stride;
-      return __ldg(from);
+      return ptx::load_global_float(from);
     };
 #pragma unroll
     for (int slab = 0; slab < kSlabs; ++slab)
@@ -930,7 +940,7 @@ struct Gemm {
 
     float partial[1][kAccumulators];
     float token_scales[kTokenScales];
-    float weight0 = __ldg(weights0), weight1 = kTwoBlocks ? __ldg(weights1) : 0.0f;
+    float weight0 = ptx::load_global_float(weights0), weight1 = kTwoBlocks ? ptx::load_global_float(weights1) : 0.0f;
     const int blocks = cta.k_blocks;
     if constexpr (kOverlapped) {
       float partial_other[1][kAccumulators];
@@ -1026,6 +1036,7 @@ struct Gemm {
         ptx::store_cluster(to + i / 4 * kThreads * 16, make_uint4(word[0], word[1], word[2], word[3]));
       }
       ptx::barrier_arrive_release_cluster(ptx::cluster_address(received, leader));
+      __syncwarp();  // lanes may have left the wait one by one, and wgmma wants them together
       return false;
     }
     ptx::barrier_wait_acquire_cluster(received, done & 1);
@@ -1047,6 +1058,7 @@ struct Gemm {
       }
 #pragma unroll
     for (int part = 1; part < kSplit; ++part) ptx::barrier_arrive_at(taken, cta.rank + part * kClusterM * kClusterN);
+    __syncwarp();  // as above: stmatrix and wgmma follow
     return true;
   }
 
@@ -1058,10 +1070,32 @@ struct Gemm {
 
   static __device__ __forceinline__ void store_tile(const Arguments& p, const Cta& cta, const Tile& tile, int warpgroup,
                                                     int done, int first_row, const RowVectors& row_vectors,
-                                                    Accumulator (&sums)[kSlabs][kAccumulators], int& stored_chunks) {
+                                                    Accumulator (&sums)[kSlabs][kAccumulators]) {
     const int buffer = done % kVectorBuffers;  // ping-pong: one a warpgroup, or parities could alias
     ptx::barrier_wait(vectors_full(cta, buffer), (done / kVectorBuffers) & 1);
-    const bool plain = kGrouped || (p.bias == nullptr && (kFloat || p.azp_adj == nullptr));
+    // The common case has code of its own, short and in one piece: what a multiprocessor fetches of an epilogue that has a
+    // branch for every case takes longer than what it executes.
+    const bool adds = !kGrouped && (p.bias != nullptr || (!kFloat && p.azp_adj != nullptr));
+    const bool whole =
+        !kGrouped || tile.token_end - (kSwap ? tile.column : first_row) >= (kSwap ? kColumns : kSlabs * kSlabRows);
+    if (!adds && p.output != OutputKind::float32 && p.store_by_tma && whole)
+      store_chunks<true>(p, cta, tile, warpgroup, buffer, first_row, row_vectors, sums);
+    else
+      store_chunks<false>(p, cta, tile, warpgroup, buffer, first_row, row_vectors, sums);
+    ptx::barrier_arrive(vectors_full(cta, buffer) + 8);
+  }
+
+  // kCommon: nothing is added, 16-bit output, and the copy engine stores every chunk.
+  template <bool kCommon>
+  static __device__ __forceinline__ void store_chunks(const Arguments& p, const Cta& cta, const Tile& tile,
+                                                      int warpgroup, int buffer, int first_row,
+                                                      const RowVectors& row_vectors,
+                                                      Accumulator (&sums)[kSlabs][kAccumulators]) {
+    const bool adds = !kGrouped && (p.bias != nullptr || (!kFloat && p.azp_adj != nullptr));
+    // Staging buffers take turns by a chunk's place in the tile; where chunks are skipped the turns do not follow each other.
+    const bool skips = tile.column + kColumns > column_limit(p, tile);
+    // Through a shuffle: the copy engine's coordinates then stand in uniform registers.
+    const int warp = __shfl_sync(~0u, static_cast<int>(threadIdx.x / 32 % 4), 0);
 #pragma unroll
     for (int slab = 0; slab < kSlabs; ++slab) {
       const int slab_row = first_row + slab * kSlabRows;
@@ -1072,17 +1106,18 @@ struct Gemm {
         const int chunk_column = tile.column + offset;
         if (chunk_column >= column_limit(p, tile)) break;
         float values[kGroups][4];
-        if (plain)
+        if (kCommon || !adds)
           scale_chunk<false>(p, cta, buffer, slab, chunk_column, offset, row_vectors, sums, values);
         else
           scale_chunk<true>(p, cta, buffer, slab, chunk_column, offset, row_vectors, sums, values);
-        if (p.output == OutputKind::float32)
+        if (!kCommon && p.output == OutputKind::float32)
           store_chunk_float32(p, tile, slab_row, chunk_column, values);
         else
-          store_chunk_16bit(p, cta, tile, warpgroup, slab_row, chunk_column, values, stored_chunks);
+          store_chunk_16bit<kCommon>(p, cta, tile, warpgroup, warp, slab_row, chunk_column, values,
+                                     (slab * kGeometry.chunks + chunk) % kStagingBuffers,
+                                     chunk == 0 && (slab == 0 || skips));
       }
     }
-    ptx::barrier_arrive(vectors_full(cta, buffer) + 8);
   }
 
   // kAdds: there is a bias or a zero point. Without, the bias is -0, which fma32 adds without a trace: not even a zero's sign
@@ -1169,17 +1204,35 @@ struct Gemm {
     }
   }
 
+  // Who shares a piece of a chunk on its way out. Unswapped, a warp's 16 rows leave by themselves and no warp waits for
+  // another; swapped, the chunk is transposed and its lines hold all warps' features.
+  static constexpr int kStoringThreads = kSwap ? 128 : 32;
+  static __device__ __forceinline__ void storing_threads_meet(int warpgroup) {
+    if constexpr (kSwap)
+      ptx::named_barrier_sync(kStagingBarrier + warpgroup, 128);
+    else
+      __syncwarp();
+  }
+
   // Through a staging buffer in the output's own order (transposed where swapped), then by the copy engine, which clips at
-  // the edges, or 16 bytes a thread where pitch or base are not for it.
+  // the edges, or 16 bytes a thread where pitch or base are not for it. kCommon: always by the copy engine.
+  template <bool kCommon>
   static __device__ __forceinline__ void store_chunk_16bit(const Arguments& p, const Cta& cta, const Tile& tile,
-                                                           int warpgroup, int slab_row, int chunk_column,
-                                                           const float (&values)[kGroups][4], int& stored_chunks) {
-    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % 4, thread = threadIdx.x % 128;
-    const std::uint32_t staging =
-        cta.base + kGeometry.at_staging +
-        (warpgroup * kStagingBuffers + stored_chunks % kStagingBuffers) * kGeometry.chunk_bytes;
-    if (thread == 0) ptx::store_wait_read<kStagingBuffers - 1>();
-    ptx::named_barrier_sync(kStagingBarrier + warpgroup, 128);
+                                                           int warpgroup, int warp, int slab_row, int chunk_column,
+                                                           const float (&values)[kGroups][4], int buffer,
+                                                           bool all_stored) {
+    constexpr int kLines = kGeometry.output_box_outer, kLineBytes = kGeometry.output_box_inner * 2;
+    const int lane = threadIdx.x % 32, thread = threadIdx.x % kStoringThreads;
+    const std::uint32_t staging = cta.base + kGeometry.at_staging +
+                                  (warpgroup * kStagingBuffers + buffer) * kGeometry.chunk_bytes +
+                                  (kSwap ? 0 : warp * kLines * kLineBytes);
+    if (thread == 0) {
+      if (all_stored)
+        ptx::store_wait_read<0>();
+      else
+        ptx::store_wait_read<kStagingBuffers - 1>();
+    }
+    storing_threads_meet(warpgroup);
     const int in_matrix = lane % 8, half = lane / 8 % 2,
               second = lane / 16;  // matrices: (group, rows 0-7), (group, rows 8-15), ...
     std::uint32_t packed[kGroups][2];
@@ -1198,17 +1251,16 @@ struct Gemm {
     }
 #pragma unroll
     for (int group = 0; group < kGroups; group += 2) {
-      const int line = kSwap ? (group + second) * 8 + in_matrix : warp * 16 + half * 8 + in_matrix;
+      const int line = kSwap ? (group + second) * 8 + in_matrix : half * 8 + in_matrix;
       const int piece = kSwap ? warp * 2 + half : group + second;  // 16 bytes of a line
       ptx::store_matrices<kSwap>(staging + staged(line, piece), packed[group][0], packed[group][1],
                                  packed[group + 1][0], packed[group + 1][1]);
     }
     ptx::fence_for_copy_engine();
-    ptx::named_barrier_sync(kStagingBarrier + warpgroup, 128);
-    const int token = kSwap ? chunk_column : slab_row, feature = kSwap ? slab_row : chunk_column;
+    storing_threads_meet(warpgroup);
+    const int token = kSwap ? chunk_column : slab_row + warp * kLines, feature = kSwap ? slab_row : chunk_column;
     // The copy engine clips at the output's edges, not at an expert's last row.
-    const bool by_copy_engine = p.store_by_tma && (!kGrouped || token + kGeometry.output_box_outer <= tile.token_end);
-    if (by_copy_engine) {
+    if (kCommon || (p.store_by_tma && (!kGrouped || token + kLines <= tile.token_end))) {
       if (thread == 0) {
         if constexpr (kGrouped)
           ptx::store_box(&p.output_map, staging, feature, token, tile.plane);
@@ -1218,7 +1270,7 @@ struct Gemm {
     } else {
       constexpr int kPieces = kGeometry.output_box_inner / 8;
 #pragma unroll 1
-      for (int i = thread; i < kGeometry.output_box_outer * kPieces; i += 128) {
+      for (int i = thread; i < kLines * kPieces; i += kStoringThreads) {
         const int line = i / kPieces, piece = i % kPieces;
         const uint4 words = ptx::load_shared_16(staging + staged(line, piece));
         const int left = p.n - feature - piece * 8;
@@ -1234,10 +1286,9 @@ struct Gemm {
             if (j < left) to[j] = static_cast<std::uint16_t>(word[j / 2] >> (j % 2 * 16));
         }
       }
-      ptx::named_barrier_sync(kStagingBarrier + warpgroup, 128);
+      storing_threads_meet(warpgroup);
     }
     if (thread == 0) ptx::store_commit();  // one group a chunk either way: store_wait_read counts them
-    ++stored_chunks;
   }
 
   // ---- grouped: what no tile stores ------------------------------------------------------------------------------------

@@ -181,6 +181,14 @@ EVERGEMM_PTX void store_wait_read() {
 // Orders this thread's ordinary shared-memory writes before later reads by the copy engine.
 EVERGEMM_PTX void fence_for_copy_engine() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 
+// Of read-only memory, opaque to the compiler: a value that it knows to be the same for a warp it moves into a uniform
+// register at once, and waits for the load there instead of where the value is used.
+EVERGEMM_PTX float load_global_float(const float* from) {
+  float value;
+  asm volatile("ld.global.nc.f32 %0, [%1];" : "=f"(value) : "l"(from));
+  return value;
+}
+
 // ---- small asynchronous copies ----------------------------------------------------------------------------------------
 
 EVERGEMM_PTX void copy_async_4(std::uint32_t destination, const void* source) {
