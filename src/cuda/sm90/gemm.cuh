@@ -1056,6 +1056,7 @@ struct Gemm {
             sum += static_cast<std::int32_t>(word[j]);
         }
       }
+    __syncwarp();
 #pragma unroll
     for (int part = 1; part < kSplit; ++part) ptx::barrier_arrive_at(taken, cta.rank + part * kClusterM * kClusterN);
     __syncwarp();  // as above: stmatrix and wgmma follow
