@@ -1077,8 +1077,8 @@ struct Gemm {
     // The common case has code of its own, short and in one piece: what a multiprocessor fetches of an epilogue that has a
     // branch for every case takes longer than what it executes.
     const bool adds = !kGrouped && (p.bias != nullptr || (!kFloat && p.azp_adj != nullptr));
-    const bool whole =
-        !kGrouped || tile.token_end - (kSwap ? tile.column : first_row) >= (kSwap ? kColumns : kSlabs * kSlabRows);
+    // Grouped: what the copy engine may not store at an expert's end goes out in whole pieces of 16 bytes.
+    const bool whole = !kGrouped || p.n % 8 == 0;
     if (!adds && p.output != OutputKind::float32 && p.store_by_tma && whole)
       store_chunks<true>(p, cta, tile, warpgroup, buffer, first_row, row_vectors, sums);
     else
@@ -1086,7 +1086,7 @@ struct Gemm {
     ptx::barrier_arrive(vectors_full(cta, buffer) + 8);
   }
 
-  // kCommon: nothing is added, 16-bit output, and the copy engine stores every chunk.
+  // kCommon: nothing is added, 16-bit output, and the copy engine stores every chunk (grouped: but those at an expert's end).
   template <bool kCommon>
   static __device__ __forceinline__ void store_chunks(const Arguments& p, const Cta& cta, const Tile& tile,
                                                       int warpgroup, int buffer, int first_row,
@@ -1216,7 +1216,7 @@ struct Gemm {
   }
 
   // Through a staging buffer in the output's own order (transposed where swapped), then by the copy engine, which clips at
-  // the edges, or 16 bytes a thread where pitch or base are not for it. kCommon: always by the copy engine.
+  // the edges, or 16 bytes a thread where pitch or base are not for it, or rows of another expert follow.
   template <bool kCommon>
   static __device__ __forceinline__ void store_chunk_16bit(const Arguments& p, const Cta& cta, const Tile& tile,
                                                            int warpgroup, int warp, int slab_row, int chunk_column,
@@ -1261,7 +1261,7 @@ struct Gemm {
     storing_threads_meet(warpgroup);
     const int token = kSwap ? chunk_column : slab_row + warp * kLines, feature = kSwap ? slab_row : chunk_column;
     // The copy engine clips at the output's edges, not at an expert's last row.
-    if (kCommon || (p.store_by_tma && (!kGrouped || token + kLines <= tile.token_end))) {
+    if ((kCommon || p.store_by_tma) && (!kGrouped || token + kLines <= tile.token_end)) {
       if (thread == 0) {
         if constexpr (kGrouped)
           ptx::store_box(&p.output_map, staging, feature, token, tile.plane);
@@ -1278,7 +1278,7 @@ struct Gemm {
         if (token + line >= token_limit(p, tile) || left <= 0) continue;
         std::uint16_t* to = static_cast<std::uint16_t*>(p.out) + output_begin(p, tile) + (token + line) * p.out_stride +
                             feature + piece * 8;
-        if (p.vector_store && left >= 8) {
+        if (kCommon || (p.vector_store && left >= 8)) {
           *reinterpret_cast<uint4*>(to) = words;
         } else {
           const std::uint32_t word[4] = {words.x, words.y, words.z, words.w};
