@@ -226,10 +226,10 @@ std::int64_t ceil_divide(std::int64_t x, std::int64_t y) { return x / y + (x % y
 
 }  // namespace
 
-cudaError_t launch_overlapping(const void* kernel, unsigned blocks, unsigned threads, std::size_t shared_bytes,
+cudaError_t launch_overlapping(const void* kernel, dim3 blocks, unsigned threads, std::size_t shared_bytes,
                                cudaStream_t stream, void** arguments) {
   cudaLaunchConfig_t config{};
-  config.gridDim = dim3(blocks);
+  config.gridDim = blocks;
   config.blockDim = dim3(threads);
   config.dynamicSmemBytes = shared_bytes;
   config.stream = stream;

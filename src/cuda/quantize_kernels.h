@@ -24,7 +24,7 @@ cudaError_t launch_tensor_scale(const QuantizeProblem& problem, cudaStream_t str
 cudaError_t launch_packed_zeros(const QuantizeProblem& problem, cudaStream_t stream);
 
 // A launch with `arguments` that may start while the kernel before it ends (every kernel here waits for that end itself).
-cudaError_t launch_overlapping(const void* kernel, unsigned blocks, unsigned threads, std::size_t shared_bytes,
+cudaError_t launch_overlapping(const void* kernel, dim3 blocks, unsigned threads, std::size_t shared_bytes,
                                cudaStream_t stream, void** arguments);
 
 }  // namespace evergemm::cuda

@@ -64,11 +64,23 @@ __device__ __forceinline__ float factor_of(const QuantizeProblem& p, const typen
     float sum = 0;
     const int columns = static_cast<int>(p.columns);
     int column = threadIdx.x;
-    constexpr int kAhead = 16;  // one sum hangs on the other; the loads need not
-    for (; column + (kAhead - 1) * kWarp < columns; column += kAhead * kWarp) {
+    // One sum hangs on the other, so that loads run ahead of them by a whole group.
+    constexpr int kAhead = 16, kGroup = kAhead * kWarp;
+    typename Element::Bits ahead[kAhead];
+    const bool grouped = columns >= kGroup;
+    if (grouped) {
+#pragma unroll
+      for (int i = 0; i < kAhead; ++i) ahead[i] = staged[column + i * kWarp];
+    }
+    for (int group = columns / kGroup; group > 0; --group) {
       float x[kAhead];
 #pragma unroll
-      for (int i = 0; i < kAhead; ++i) x[i] = Element::widen(staged[column + i * kWarp]);
+      for (int i = 0; i < kAhead; ++i) x[i] = Element::widen(ahead[i]);
+      column += kGroup;
+      if (group > 1) {
+#pragma unroll
+        for (int i = 0; i < kAhead; ++i) ahead[i] = staged[column + i * kWarp];
+      }
 #pragma unroll
       for (int i = 0; i < kAhead; ++i) sum = numerics::fma32(x[i], x[i], sum);
     }
@@ -151,7 +163,8 @@ __device__ __forceinline__ bool group_maxima(std::uint32_t (&maxima)[kCount], in
 }
 
 // Every thread computes with a vector of the row: those past its end with the last one, which changes no maximum, and without
-// storing. So nothing branches between the loads, and all of a thread's are in flight together.
+// storing. So nothing branches between the loads, and all of a thread's are in flight together. A row whose scales need no more
+// than a warp may be divided among blocks (blockIdx.y).
 template <class Element, QuantizeSource kSource, Rounding kRounding, int kVectors, int kThreads>
 __global__ void __launch_bounds__(kThreads)
     quantize_rows(const __grid_constant__ QuantizeProblem p, const __grid_constant__ Groups groups) {
@@ -160,16 +173,18 @@ __global__ void __launch_bounds__(kThreads)
   __shared__ float shared_factor;
   using Bits = typename Element::Bits;
   constexpr bool kCopies = kSource == QuantizeSource::copy;
+  constexpr bool kSixteenBits = kCopies && sizeof(Bits) == 2;
   wait_for_previous_kernel();
   const std::int64_t row = blockIdx.x;
   const int vectors = static_cast<int>(p.columns / kVector);
+  const int first_vector = static_cast<int>(blockIdx.y * kVectors * blockDim.x + threadIdx.x);
   const Bits* x = static_cast<const Bits*>(p.x) + row * p.x_stride;
   int vector[kVectors];  // which one this thread takes
   Vector<Element> inputs[kVectors];
   float values[kCopies ? 1 : kVectors][kVector];  // what is quantized, where that is not `inputs`
 #pragma unroll
   for (int i = 0; i < kVectors; ++i) {
-    vector[i] = threadIdx.x + i * blockDim.x;
+    vector[i] = first_vector + i * blockDim.x;
     inputs[i] = Vector<Element>::load(x, min(vector[i], vectors - 1) * kVector);
   }
 
@@ -299,7 +314,7 @@ __global__ void __launch_bounds__(kThreads)
       if (group_maxima(maxima, groups.lanes)) {
         const int mine = static_cast<int>(threadIdx.x % kVectors);
         const float scale = scale_of_block(p, maxima[0]);
-        const int of = static_cast<int>(threadIdx.x + mine * blockDim.x);
+        const int of = first_vector + mine * static_cast<int>(blockDim.x);
         if (threadIdx.x % static_cast<unsigned>(groups.lanes) < kVectors && (of & ~(groups.lanes - 1)) < vectors)
           store_scale(p, row, of >> group_shift, scale);
 #pragma unroll
@@ -335,10 +350,11 @@ __global__ void __launch_bounds__(kThreads)
         words = dropin_words(make_float4(now[0], now[1], now[2], now[3]), make_float4(now[4], now[5], now[6], now[7]),
                              bracket.scale, p.q_min, p.q_max, p.q_dtype == DType::int8);
       else
-        words = to_float8(now, bracket);
+        words = to_float8<kSixteenBits>(now, bracket, true);
     } else {
-      words = p.q_dtype == DType::int8 ? to_int8(now, bracket, !given && p.scale_upper_bound == nullptr)
-                                       : to_float8(now, bracket);
+      const bool bounded = !given && p.scale_upper_bound == nullptr;
+      words = p.q_dtype == DType::int8 ? to_int8<kSixteenBits>(now, bracket, bounded)
+                                       : to_float8<kSixteenBits>(now, bracket, bounded);
     }
     if (vector[i] < vectors)
       *reinterpret_cast<uint2*>(static_cast<std::uint8_t*>(p.q) + row * p.q_stride + vector[i] * kVector) = words;
@@ -430,7 +446,13 @@ cudaError_t launch_rows_kernel(const QuantizeProblem& problem, cudaStream_t stre
     kept = 1;
   else if (vectors <= 2 * kPairThreads && problem.source != QuantizeSource::copy)
     kept = 2;
-  const std::int64_t threads = ((vectors + kept - 1) / kept + kWarp - 1) / kWarp * kWarp;
+  std::int64_t threads = ((vectors + kept - 1) / kept + kWarp - 1) / kWarp * kWarp, blocks_of_row = 1;
+  const bool by_warps = problem.scheme == QuantizeScheme::with_given_scale || lanes_of_group(problem) > 0;
+  constexpr std::int64_t kFewThreads = 128;
+  if (kept == 1 && by_warps && problem.source != QuantizeSource::rms_norm && threads > kFewThreads) {
+    threads = kFewThreads;
+    blocks_of_row = (vectors + kFewThreads - 1) / kFewThreads;
+  }
   const void* kernel = problem.x_dtype == DType::bfloat16  ? kernel_for<Bfloat16>(problem, kept)
                        : problem.x_dtype == DType::float16 ? kernel_for<Float16>(problem, kept)
                                                            : kernel_for<Float32>(problem, kept);
@@ -443,8 +465,8 @@ cudaError_t launch_rows_kernel(const QuantizeProblem& problem, cudaStream_t stre
   groups.given_vectors =
       problem.group_columns >= problem.columns ? 0 : static_cast<unsigned>(problem.group_columns / kVector);
   void* arguments[] = {&argument, &groups};
-  return launch_overlapping(kernel, static_cast<unsigned>(problem.rows), static_cast<unsigned>(threads), staged, stream,
-                            arguments);
+  const dim3 blocks(static_cast<unsigned>(problem.rows), static_cast<unsigned>(blocks_of_row));
+  return launch_overlapping(kernel, blocks, static_cast<unsigned>(threads), staged, stream, arguments);
 }
 
 }  // namespace evergemm::cuda

@@ -95,19 +95,21 @@ class Range {
 };
 
 // ---- values to bytes --------------------------------------------------------------------------------------------------
+// Two ways, both with the bits of a correct division and in fewer instructions. `Bracket` serves every value and meets
+// quotients at a boundary of rounding by a detour. 16-bit values meet such quotients often, as their ratios are those of small
+// integers; for them `nearly_divided` needs none.
 
 // Where a scale is positive and in [2^-60, 2^60]: two factors whose products with a value enclose the correctly rounded
 // quotient. Rounding to eight bits keeps order, so where both products give the same byte the quotient gives it too; where
 // they do not (about once in 2^16 values) it is formed. low and high are 2^-21 below and above a reciprocal, whose error is
 // below 2^-23; theirs and those of the products are 2^-24 each. A power of two divides without error, and they are equal.
 struct Bracket {
-  float scale, low, high;
+  float scale, reciprocal, low, high;
   bool ordinary;  // whether the scale is in that range; else there are no such factors
 
   __device__ __forceinline__ explicit Bracket(float of_scale) : scale(of_scale) {
     constexpr float kLow = 8.673617379884035e-19f, kHigh = 1.152921504606847e18f;  // 2^-60, 2^60
     ordinary = scale >= kLow && scale <= kHigh;
-    float reciprocal;
     asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(reciprocal) : "f"(scale));
     // One step from within a unit of the last place: what is left is far below the margin.
     reciprocal = __fmaf_rn(__fmaf_rn(-scale, reciprocal, 1.0f), reciprocal, reciprocal);
@@ -117,11 +119,29 @@ struct Bracket {
   }
 };
 
-static __device__ __forceinline__ uint2 float8_words(const float (&values)[kVector], float factor) {
+// value / scale to within the last bit, for a value of a 16-bit type whose quotient does not overflow, and an ordinary scale whose
+// mantissa is not all ones. It gives the byte of the correct quotient:
+// q = v r is within 2^-22 of v / s, and after the step within 2^-44, or 2^-20 of a last bit. So the correct fp32 quotient is another
+// number only where v / s is as near to the middle m of two neighbours, and its byte is another one only where one of these is a
+// boundary t between two bytes, a number of 5 bits (fp8) or up to 9 (int8): p of them. Then v - s t = s (m - t), which is s times
+// half the last bit of t but for 2^-19 of it. Measured in the last bits of s and t, s = S of 24 bits and t = T of p bits, it is an
+// integer N = S 2^(p-25), but for as much; so S = N 2^(25-p) + d with |d| < 32, and v = S T + N = N T 2^(25-p) + d T + N. The first
+// term is a multiple of 2^16, and so is v, of whose 23 + p bits or more 11 at most are not zeros. Hence d T + N is 0, since it is
+// smaller than 2^16; and as N <= 2^(p-1) <= T, that is N = T and d = -1: a mantissa of all ones. (Below a t that is a power of two
+// the neighbour is half as far, N <= 2^(p-2), and there is no such case; with -N alike.)
+static __device__ __forceinline__ float nearly_divided(float value, const Bracket& bracket) {
+  const float quotient = __fmul_rn(value, bracket.reciprocal);
+  return __fmaf_rn(-__fmaf_rn(bracket.scale, quotient, -value), bracket.reciprocal,
+                   quotient);  // keeps the sign of a zero
+}
+static __device__ __forceinline__ bool divides_nearly(const Bracket& bracket) {
+  return bracket.ordinary && (~__float_as_uint(bracket.scale) & 0x7fffffu) != 0;
+}
+
+static __device__ __forceinline__ uint2 float8_words(const float (&quotients)[kVector]) {
   std::uint32_t pairs[kVector / 2];
 #pragma unroll
-  for (int i = 0; i < kVector / 2; ++i)
-    pairs[i] = round_float8_pair(__fmul_rn(values[2 * i], factor), __fmul_rn(values[2 * i + 1], factor));
+  for (int i = 0; i < kVector / 2; ++i) pairs[i] = round_float8_pair(quotients[2 * i], quotients[2 * i + 1]);
   return make_uint2(__byte_perm(pairs[0], pairs[1], 0x5410), __byte_perm(pairs[2], pairs[3], 0x5410));
 }
 
@@ -153,15 +173,43 @@ static __device__ __forceinline__ uint2 divided(const float (&v)[kVector], float
   return divided_words(make_float4(v[0], v[1], v[2], v[3]), make_float4(v[4], v[5], v[6], v[7]), scale, to_int8);
 }
 
-static __device__ __forceinline__ uint2 to_float8(const float (&values)[kVector], const Bracket& bracket) {
-  const uint2 low = float8_words(values, bracket.low), high = float8_words(values, bracket.high);
+// bounded: the scale is that of values which include these, so that no quotient passes 448 by more than rounding.
+// kSixteenBits: the values are those of a 16-bit type.
+template <bool kSixteenBits>
+static __device__ __forceinline__ uint2 to_float8(const float (&values)[kVector], const Bracket& bracket,
+                                                  bool bounded) {
+  if constexpr (kSixteenBits) {
+    if (bounded && divides_nearly(bracket)) {
+      float quotients[kVector];
+#pragma unroll
+      for (int i = 0; i < kVector; ++i) quotients[i] = nearly_divided(values[i], bracket);
+      return float8_words(quotients);
+    }
+  }
+  float lower[kVector], upper[kVector];
+#pragma unroll
+  for (int i = 0; i < kVector; ++i) {
+    lower[i] = __fmul_rn(values[i], bracket.low);
+    upper[i] = __fmul_rn(values[i], bracket.high);
+  }
+  const uint2 low = float8_words(lower), high = float8_words(upper);
   if (bracket.ordinary && low.x == high.x && low.y == high.y) return low;
   return divided(values, bracket.scale, false);
 }
 
-// bounded: the scale is that of values which include these, so that no quotient passes 127.
+// As to_float8: no quotient passes 127 by more than rounding.
+template <bool kSixteenBits>
 static __device__ __forceinline__ uint2 to_int8(const float (&values)[kVector], const Bracket& bracket, bool bounded) {
-  if (bracket.ordinary && bounded) {
+  if constexpr (kSixteenBits) {
+    if (bounded && divides_nearly(bracket)) {
+      std::uint32_t words[kVector];
+#pragma unroll
+      for (int i = 0; i < kVector; ++i)
+        words[i] = __float_as_uint(__fadd_rn(nearly_divided(values[i], bracket), kRounder));
+      return make_uint2(last_bytes({words[0], words[1], words[2], words[3]}),
+                        last_bytes({words[4], words[5], words[6], words[7]}));
+    }
+  } else if (bracket.ordinary && bounded) {
     std::uint32_t words[kVector], differing = 0;
 #pragma unroll
     for (int i = 0; i < kVector; ++i) {

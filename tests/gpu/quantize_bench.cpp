@@ -72,6 +72,7 @@ int main(int argument_count, char** arguments) {
   const Entry entries[] = {
       {"per_tensor fp8", Scheme::per_tensor, Source::copy, 0, DType::float8_e4m3fn},
       {"static fp8", Scheme::with_given_scale, Source::copy, 0, DType::float8_e4m3fn},
+      {"static int8", Scheme::with_given_scale, Source::copy, 0, DType::int8},
       {"per_token fp8", Scheme::per_row, Source::copy, 0, DType::float8_e4m3fn},
       {"per_token int8", Scheme::per_row, Source::copy, 0, DType::int8},
       {"per_token int8 asymmetric", Scheme::per_row_asymmetric, Source::copy, 0, DType::int8},

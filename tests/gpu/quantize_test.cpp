@@ -278,6 +278,76 @@ std::string run_all_values(bool quick, std::int64_t& cases) {
   return "";
 }
 
+// Every value of both 16-bit types under the scale of a group's largest magnitude, for every mantissa that one can have (float16:
+// each seventh): a quotient depends on nothing else but powers of two. Groups of eight: the largest, then seven values.
+std::string run_all_ratios(bool quick, std::int64_t& cases) {
+  constexpr std::int64_t kColumns = 8192, kGroup = 8, kRowsEach = 10;  // 10 x 1024 groups x 7 hold 65,536 codes
+  for (const DType x_type : {DType::bfloat16, DType::float16}) {
+    const int mantissa_bits = x_type == DType::bfloat16 ? 7 : 10, step = x_type == DType::bfloat16 ? 1 : 7;
+    const std::uint32_t one = x_type == DType::bfloat16 ? 0x3f80u : 0x3c00u;
+    for (std::uint32_t first = 0; first < 1u << mantissa_bits; first += 16u * static_cast<std::uint32_t>(step)) {
+      if (quick && first > 0) continue;
+      std::vector<std::uint32_t> largest;  // of one pass, between 8 and 16
+      for (std::uint32_t i = first; i < 1u << mantissa_bits && largest.size() < 16;
+           i += static_cast<std::uint32_t>(step))
+        largest.push_back(one + (3u << mantissa_bits) + i);
+      const std::int64_t rows = static_cast<std::int64_t>(largest.size()) * kRowsEach, elements = rows * kColumns;
+      Bytes x(static_cast<std::size_t>(elements * 2));
+      for (std::int64_t i = 0; i < elements; ++i) {
+        const std::uint32_t top = largest[static_cast<std::size_t>(i / kColumns / kRowsEach)];
+        const std::int64_t in_pass = i % (kRowsEach * kColumns);
+        const auto code = static_cast<std::uint32_t>(in_pass / kGroup * 7 + in_pass % kGroup - 1);
+        const std::uint32_t value = in_pass % kGroup == 0 ? top : code < 65536u && (code & 0x7fffu) <= top ? code : 0u;
+        x[static_cast<std::size_t>(i * 2)] = static_cast<unsigned char>(value);
+        x[static_cast<std::size_t>(i * 2 + 1)] = static_cast<unsigned char>(value >> 8);
+      }
+      DeviceBuffer dx(elements * 2), dq(elements), dscale(elements / kGroup * 4);
+      dx.fill(x.data(), dx.bytes());
+      for (const DType q_type : kEights) {
+        Bytes q(static_cast<std::size_t>(elements));
+        std::vector<float> scale(static_cast<std::size_t>(elements / kGroup));
+        QuantizeProblem p;
+        p.scheme = QuantizeScheme::per_block;
+        p.rows = rows;
+        p.columns = p.x_stride = p.q_stride = kColumns;
+        p.group_columns = kGroup;
+        p.scale_row_stride = kColumns / kGroup;
+        p.scale_group_stride = 1;
+        p.x_dtype = x_type;
+        p.q_dtype = q_type;
+        p.device = Device{DeviceType::cuda, 0};
+        QuantizeProblem on_device = p;
+        on_device.x = dx.data();
+        on_device.q = dq.data();
+        on_device.scale = dscale.data();
+        p.x = x.data();
+        p.q = q.data();
+        p.scale = scale.data();
+        for_all_threads(rows, [&](std::int64_t begin, std::int64_t end) {
+          QuantizeProblem part = p;
+          part.rows = end - begin;
+          part.x = x.data() + begin * kColumns * 2;
+          part.q = q.data() + begin * kColumns;
+          part.scale = scale.data() + begin * kColumns / kGroup;
+          reference::quantize(part);
+        });
+        const Status status = run_cuda(plan_here(), on_device, RunContext());
+        require(cudaDeviceSynchronize(), "all ratios");
+        if (!status.ok()) return status.text();
+        bool zones;
+        const Bytes got = dq.read(zones);
+        ++cases;
+        for (std::size_t i = 0; i < got.size(); ++i)
+          if (got[i] != q[i])
+            return std::string(name(x_type)) + " " + std::to_string(x[i * 2] + x[i * 2 + 1] * 256) + " under " +
+                   std::to_string(largest[i / static_cast<std::size_t>(kColumns * kRowsEach)]) + " to " + name(q_type) +
+                   " is " + std::to_string(got[i]) + ", the reference has " + std::to_string(q[i]);
+      }
+    }
+  }
+  return "";
+}
+
 // The activation of every value of both 16-bit types, each alone among zeros in a group of eight: the group's scale is its
 // magnitude over 127 or 448, so that one wrong bit shows in one of the two.
 std::string run_all_activations(std::int64_t& cases) {
@@ -408,6 +478,7 @@ int main(int argument_count, char** arguments) {
   for (const Named& entry : setups)
     report.test("quantize", entry.name, [&](std::int64_t& cases) { return run_setup(entry.setup, quick, cases); });
   report.test("quantize", "all_values", [&](std::int64_t& cases) { return run_all_values(quick, cases); });
+  report.test("quantize", "all_ratios", [&](std::int64_t& cases) { return run_all_ratios(quick, cases); });
   report.test("quantize", "all_activations", [&](std::int64_t& cases) { return run_all_activations(cases); });
   report.test("permute", "columns", [&](std::int64_t& cases) { return run_permute(cases); });
   return report.finish(junit);
