@@ -40,8 +40,9 @@ _ROTATED_BYTES = 150 << 20
 _MOST_SETS = 16
 _CHECKED_ROWS, _CHECKED_COLUMNS = 16, 512
 _ERROR_LIMIT = 0.02  # of the norm of a sample: far above rounding, far below a lost block of k or a wrong scale
-_EAGER_CALLS, _EAGER_ROUNDS = 50, 7
-_WARM_SECONDS = 0.2  # clocks settle under power before large problems are timed
+_EAGER_CALLS, _EAGER_ROUNDS = 50, 9
+_EAGER_MOST_US = 200.0  # of the device: longer calls fill its queue, and say nothing of the host
+_WARM_SECONDS = 0.1  # clocks settle under power before large problems are timed
 
 Call = Callable[[int], torch.Tensor]
 
@@ -72,7 +73,7 @@ class Measurement:
     implementation: str
     row: str  # evergemm's; "" for peers
     rounds: tuple[float, ...]
-    host: float
+    host: float  # NaN where it was not measured
     roofline: float | None  # the least microseconds that this device needs; None where its rates are not known
 
     @property
@@ -284,7 +285,7 @@ def measure_problem(problem: Problem, rounds: int, seconds: float) -> list[Measu
             name,
             plan.row if name.startswith(OURS) else "",
             tuple(samples[name]),
-            eager_microseconds(call),
+            eager_microseconds(call) if statistics.median(samples[name]) < _EAGER_MOST_US else math.nan,
             plan.roofline_microseconds,
         )
         for name, call in calls.items()
@@ -355,8 +356,8 @@ def results_table(measurements: Sequence[Measurement]) -> str:
                 "" if ours.roofline is None else f"{ours.share:.3f}",
                 "" if ours.roofline is None else f"{overlapping.share:.3f}",
                 *(f"{found[peer].median / ours.median:.2f}x" if peer in found else "" for peer in peers),
-                f"{overlapping.host:.1f}",
-                f"{best.host:.1f}" if best else "",
+                _digits(overlapping.host),
+                _digits(best.host if best else math.nan),
                 ours.row,
             )
         )
@@ -385,8 +386,12 @@ def write_csv(path: Path, measurements: Sequence[Measurement]) -> None:
                     one.row,
                 ]
                 + [f"{value:.3f}" for value in (one.median, min(one.rounds), max(one.rounds))]
-                + [len(one.rounds), f"{one.host:.2f}", "" if one.roofline is None else f"{one.roofline:.3f}"]
+                + [len(one.rounds), _digits(one.host, 2), "" if one.roofline is None else f"{one.roofline:.3f}"]
             )
+
+
+def _digits(value: float, digits: int = 1) -> str:
+    return "" if math.isnan(value) else f"{value:.{digits}f}"
 
 
 def _geomean(values: Sequence[float]) -> float:
@@ -556,8 +561,8 @@ def report(shapes: Sequence, picture: Path, rounds: int, seconds: float, quiet: 
                 [
                     (
                         scheme,
-                        *(f"{hosts[scheme, m][0]:.1f}" for m in host_rows),
-                        *("" if math.isnan(hosts[scheme, m][1]) else f"{hosts[scheme, m][1]:.1f}" for m in host_rows),
+                        *(_digits(hosts[scheme, m][0]) for m in host_rows),
+                        *(_digits(hosts[scheme, m][1]) for m in host_rows),
                     )
                     for scheme in SCHEMES
                 ],
