@@ -344,12 +344,15 @@ __global__ void __launch_bounds__(kThreads)
     if constexpr (kRounding == Rounding::asymmetric) {
       words = to_asymmetric_int8(now, bracket, azp);
     } else if constexpr (kRounding == Rounding::dropin) {
-      // Saturation clamps where the limits are those of the format.
-      if (p.q_dtype == DType::int8 || p.q_min > -numerics::kFloat8E4m3fnMax || p.q_max < numerics::kFloat8E4m3fnMax ||
-          any_nan || !bracket.ordinary)
+      const bool to_int8_codes = p.q_dtype == DType::int8;
+      if (to_int8_codes && kSixteenBits && divides_nearly(bracket) && !any_nan && p.q_min <= -p.q_max &&
+          p.q_max <= 127.0f)
+        words = to_cut_int8(now, bracket);
+      else if (to_int8_codes || any_nan || !bracket.ordinary || p.q_min > -numerics::kFloat8E4m3fnMax ||
+               p.q_max < numerics::kFloat8E4m3fnMax)
         words = dropin_words(make_float4(now[0], now[1], now[2], now[3]), make_float4(now[4], now[5], now[6], now[7]),
-                             bracket.scale, p.q_min, p.q_max, p.q_dtype == DType::int8);
-      else
+                             bracket.scale, p.q_min, p.q_max, to_int8_codes);
+      else  // saturation clamps, as the limits are those of the format
         words = to_float8<kSixteenBits>(now, bracket, true);
     } else {
       const bool bounded = !given && p.scale_upper_bound == nullptr;

@@ -263,6 +263,17 @@ static __device__ __forceinline__ uint2 to_asymmetric_int8(const float (&values)
                                   make_float4(values[4], values[5], values[6], values[7]), bracket.scale, azp);
 }
 
+// Drop-in schemes to int8, cut toward zero: 16-bit values without NaN under their own scale, where q_min is not above -q_max and
+// q_max not above 127: what passes a limit by rounding is cut to it.
+static __device__ __forceinline__ uint2 to_cut_int8(const float (&values)[kVector], const Bracket& bracket) {
+  std::uint32_t words[kVector];
+#pragma unroll
+  for (int i = 0; i < kVector; ++i)
+    words[i] = static_cast<std::uint32_t>(__float2int_rz(nearly_divided(values[i], bracket)));
+  return make_uint2(last_bytes({words[0], words[1], words[2], words[3]}),
+                    last_bytes({words[4], words[5], words[6], words[7]}));
+}
+
 // Drop-in schemes: clamped between q_min and q_max, NaN to q_min, int8 cut toward zero.
 static __device__ __noinline__ uint2 dropin_words(float4 first, float4 second, float scale, float q_min, float q_max,
                                                   bool to_int8) {

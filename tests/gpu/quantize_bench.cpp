@@ -81,6 +81,7 @@ int main(int argument_count, char** arguments) {
       {"silu gated per_token int8", Scheme::per_row, Source::activation, 0, DType::int8},
       {"rms_norm residual per_token fp8", Scheme::per_row, Source::rms_norm, 0, DType::float8_e4m3fn},
       {"dropin group 128 fp8", Scheme::dropin_group, Source::copy, 128, DType::float8_e4m3fn},
+      {"dropin group 128 int8", Scheme::dropin_group, Source::copy, 128, DType::int8},
       {"dropin group 128 packed", Scheme::dropin_group_packed, Source::copy, 128, DType::float8_e4m3fn},
   };
   for (const auto& [rows, columns] : shapes) {
@@ -140,8 +141,8 @@ int main(int argument_count, char** arguments) {
         p.residual = residual_sum ? residual.data() + set * rows * columns * 2 : nullptr;
         p.residual_stride = columns;
         p.eps = 1e-6f;
-        p.q_max = 448;
-        p.q_min = -448;
+        p.q_max = entry.q_dtype == DType::int8 ? 127 : 448;
+        p.q_min = -p.q_max;
         p.device = Device{DeviceType::cuda, 0};
         RunContext context;
         context.stream = stream;
