@@ -9,14 +9,16 @@
 #include "cuda/moe_kernels.h"
 #include "cuda/quantize_kernels.h"
 #include "cuda/quantize_values.cuh"
+#include "cuda/quantize_vector.cuh"
 #include "evergemm/moe_index.h"
 
 namespace evergemm::cuda {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr int kAhead = 8;  // choices whose loads are in flight together
-constexpr std::int64_t kMostBlocks = 1 << 20;
+constexpr int kAhead = 8;                      // choices whose loads are in flight together
+constexpr int kWarpColumns = kWarp * kVector;  // of a token
+constexpr std::int64_t kMostBlocks = 1 << 20, kFewTokens = 64;
 
 // The row of a choice, or -1.
 __device__ __forceinline__ std::int64_t row_of(const MoeCombineProblem& p, std::int64_t token, std::int64_t choice) {
@@ -28,55 +30,63 @@ __device__ __forceinline__ float weight_of(const MoeCombineProblem& p, std::int6
   return p.weights == nullptr ? 1.0f : p.weights[token * p.weights_token_stride + choice * p.weights_choice_stride];
 }
 
-__device__ __forceinline__ std::uint16_t narrowed(DType type, float value) {
-  return type == DType::float16 ? numerics::float_to_float16(value) : numerics::float_to_bfloat16(value);
+template <class Out>
+__device__ __noinline__ void store_with_nans(typename Out::Bits* to, float4 first, float4 second) {
+  const float values[kVector] = {first.x, first.y, first.z, first.w, second.x, second.y, second.z, second.w};
+  for (int e = 0; e < kVector; ++e) to[e] = Out::narrow(values[e]);
 }
 
-// A thread owns kVector columns of a token.
-template <class Element>
-__global__ void __launch_bounds__(kThreads)
-    combine_vectors(const __grid_constant__ MoeCombineProblem p, const unsigned in_token) {
+template <class Out>
+__device__ __forceinline__ void store_sums(void* out, std::int64_t at, const float (&sums)[kVector]) {
+  auto* const to = static_cast<typename Out::Bits*>(out) + at;
+  if constexpr (sizeof(typename Out::Bits) == 4) {
+    reinterpret_cast<float4*>(to)[0] = make_float4(sums[0], sums[1], sums[2], sums[3]);
+    reinterpret_cast<float4*>(to)[1] = make_float4(sums[4], sums[5], sums[6], sums[7]);
+  } else if (largest_bits(sums, 0) > 0x7f800000u) {  // rare; instructions for pairs make another NaN than numerics.h
+    store_with_nans<Out>(to, make_float4(sums[0], sums[1], sums[2], sums[3]),
+                         make_float4(sums[4], sums[5], sums[6], sums[7]));
+  } else {
+    *reinterpret_cast<uint4*>(to) = make_uint4(Out::narrow_pair(sums[0], sums[1]), Out::narrow_pair(sums[2], sums[3]),
+                                               Out::narrow_pair(sums[4], sums[5]), Out::narrow_pair(sums[6], sums[7]));
+  }
+}
+
+// A warp has kWarpColumns columns of a token, a lane kVector of them. Lane c reads slot and weight of choice c for all.
+template <class Element, class Out>
+__global__ void __launch_bounds__(kThreads) combine_vectors(const __grid_constant__ MoeCombineProblem p) {
   wait_for_previous_kernel();
-  const std::int64_t total = p.tokens * in_token;
-  for (std::int64_t i = blockIdx.x * std::int64_t{kThreads} + threadIdx.x; i < total;
-       i += std::int64_t{gridDim.x} * kThreads) {
-    const std::int64_t token = i / in_token, column = i % in_token * kVector;
+  const int lane = static_cast<int>(threadIdx.x);
+  const std::int64_t column = (std::int64_t{blockIdx.y} * blockDim.y + threadIdx.y) * kWarpColumns + lane * kVector;
+  const bool active = column < p.columns;
+  for (std::int64_t token = blockIdx.x; token < p.tokens; token += gridDim.x) {
     float sums[kVector] = {};
-    for (std::int64_t first = 0; first < p.top_k; first += kAhead) {
-      std::int64_t row[kAhead];
-      float weight[kAhead];
-      Vector<Element> y[kAhead];
+    for (std::int64_t first = 0; first < p.top_k; first += kWarp) {
+      const std::int64_t choice = first + lane;
+      const std::int64_t my_row = choice < p.top_k ? row_of(p, token, choice) : -1;
+      const float my_weight = choice < p.top_k ? weight_of(p, token, choice) : 0.0f;
+#pragma unroll 1
+      for (int c = 0; c < kWarp && first + c < p.top_k; c += kAhead) {
+        Vector<Element> y[kAhead];
+        float weight[kAhead];
+        bool used[kAhead];
 #pragma unroll
-      for (int c = 0; c < kAhead; ++c) {
-        row[c] = first + c < p.top_k ? row_of(p, token, first + c) : -1;
-        weight[c] = first + c < p.top_k ? weight_of(p, token, first + c) : 0.0f;
-      }
+        for (int i = 0; i < kAhead; ++i) {
+          const std::int64_t row = __shfl_sync(~0u, my_row, c + i);
+          weight[i] = __shfl_sync(~0u, my_weight, c + i);
+          used[i] = row >= 0 && active;
+          if (used[i]) y[i] = Vector<Element>::load(p.y, row * p.y_stride + column);
+        }
 #pragma unroll
-      for (int c = 0; c < kAhead; ++c)
-        if (row[c] >= 0) y[c] = Vector<Element>::load(p.y, row[c] * p.y_stride + column);
+        for (int i = 0; i < kAhead; ++i) {
+          if (!used[i]) continue;
+          float values[kVector];
+          y[i].widen(values);
 #pragma unroll
-      for (int c = 0; c < kAhead; ++c) {
-        if (row[c] < 0) continue;
-        float values[kVector];
-        y[c].widen(values);
-#pragma unroll
-        for (int e = 0; e < kVector; ++e) sums[e] = numerics::fma32(weight[c], values[e], sums[e]);
+          for (int e = 0; e < kVector; ++e) sums[e] = numerics::fma32(weight[i], values[e], sums[e]);
+        }
       }
     }
-    const std::int64_t at = token * p.columns + column;
-    if (p.output_dtype == DType::float32) {
-      auto* out = reinterpret_cast<float4*>(static_cast<float*>(p.out) + at);
-      out[0] = make_float4(sums[0], sums[1], sums[2], sums[3]);
-      out[1] = make_float4(sums[4], sums[5], sums[6], sums[7]);
-    } else {
-      std::uint32_t words[kVector / 2];
-#pragma unroll
-      for (int w = 0; w < kVector / 2; ++w)
-        words[w] = narrowed(p.output_dtype, sums[2 * w]) | std::uint32_t{narrowed(p.output_dtype, sums[2 * w + 1])}
-                                                               << 16;
-      *reinterpret_cast<uint4*>(static_cast<std::uint16_t*>(p.out) + at) =
-          make_uint4(words[0], words[1], words[2], words[3]);
-    }
+    if (active) store_sums<Out>(p.out, token * p.columns + column, sums);
   }
   allow_next_kernel();
 }
@@ -98,27 +108,48 @@ __global__ void __launch_bounds__(kThreads) combine_elements(const __grid_consta
     }
     if (p.output_dtype == DType::float32)
       static_cast<float*>(p.out)[i] = sum;
+    else if (p.output_dtype == DType::float16)
+      static_cast<std::uint16_t*>(p.out)[i] = Float16::narrow(sum);
     else
-      static_cast<std::uint16_t*>(p.out)[i] = narrowed(p.output_dtype, sum);
+      static_cast<std::uint16_t*>(p.out)[i] = Bfloat16::narrow(sum);
   }
   allow_next_kernel();
 }
 
 template <class Element>
+const void* kernel_of(DType out) {
+  if (out == DType::bfloat16) return reinterpret_cast<const void*>(&combine_vectors<Element, Bfloat16>);
+  if (out == DType::float16) return reinterpret_cast<const void*>(&combine_vectors<Element, Float16>);
+  return reinterpret_cast<const void*>(&combine_vectors<Element, Float32>);
+}
+
+template <class Element>
 cudaError_t launch(const MoeCombineProblem& problem, cudaStream_t stream) {
   MoeCombineProblem p = problem;
-  const std::int64_t element = size_in_bytes(p.y_dtype);
+  void* arguments[] = {&p};
+  const std::int64_t chunks = (p.columns + kWarpColumns - 1) / kWarpColumns;
+  constexpr std::int64_t kMostChunks = 65535;
   const bool by_vectors = p.columns % kVector == 0 && reinterpret_cast<std::uintptr_t>(p.y) % 16 == 0 &&
-                          p.y_stride * element % 16 == 0 && reinterpret_cast<std::uintptr_t>(p.out) % 16 == 0 &&
-                          p.columns <= (std::int64_t{1} << 31);
-  auto in_token = static_cast<unsigned>(by_vectors ? p.columns / kVector : 0);
-  const std::int64_t items = by_vectors ? p.tokens * in_token : p.tokens * p.columns;
-  // Few: narrow blocks, so that every multiprocessor takes part.
-  const std::int64_t blocks = std::min((items + kThreads - 1) / kThreads, kMostBlocks);
-  void* arguments[] = {&p, &in_token};
-  return launch_overlapping(by_vectors ? reinterpret_cast<const void*>(&combine_vectors<Element>)
-                                       : reinterpret_cast<const void*>(&combine_elements<Element>),
-                            static_cast<unsigned>(blocks), kThreads, 0, stream, arguments);
+                          p.y_stride * size_in_bytes(p.y_dtype) % 16 == 0 &&
+                          reinterpret_cast<std::uintptr_t>(p.out) % 16 == 0 && chunks <= kMostChunks;
+  if (!by_vectors) {
+    const std::int64_t blocks = std::min((p.tokens * p.columns + kThreads - 1) / kThreads, kMostBlocks);
+    return launch_overlapping(reinterpret_cast<const void*>(&combine_elements<Element>), static_cast<unsigned>(blocks),
+                              kThreads, 0, stream, arguments);
+  }
+  // Few tokens: a warp a block, so that every multiprocessor takes part.
+  const std::int64_t warps = p.tokens <= kFewTokens ? 1 : std::min<std::int64_t>(chunks, kThreads / kWarp);
+  cudaLaunchConfig_t config{};
+  config.gridDim =
+      dim3(static_cast<unsigned>(std::min(p.tokens, kMostBlocks)), static_cast<unsigned>((chunks + warps - 1) / warps));
+  config.blockDim = dim3(kWarp, static_cast<unsigned>(warps));
+  config.stream = stream;
+  cudaLaunchAttribute attribute{};
+  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attribute.val.programmaticStreamSerializationAllowed = 1;
+  config.attrs = &attribute;
+  config.numAttrs = 1;
+  return cudaLaunchKernelExC(&config, kernel_of<Element>(p.output_dtype), arguments);
 }
 
 }  // namespace

@@ -38,7 +38,7 @@ __device__ __forceinline__ void write_offsets(const MoeRouteProblem& p, const in
   if (threadIdx.x == 0) p.expert_offsets[experts] = static_cast<std::int32_t>(total[0]);
 }
 
-template <class Element>
+template <class Element, bool kInt8>
 __global__ void __launch_bounds__(kMostRowThreads)
     route_and_quantize(const __grid_constant__ MoeRouteProblem p, const __grid_constant__ RoutedRows r,
                        const Divisor by_top_k, const int lanes, std::uint32_t* const cleared) {
@@ -67,6 +67,7 @@ __global__ void __launch_bounds__(kMostRowThreads)
     const unsigned here = token * top_k + choice;
     const auto mine = static_cast<unsigned>(expert[here]);  // none, -1, is larger than every expert
     unsigned before = 0;
+#pragma unroll 1
     for (unsigned i = lane; i < choices; i += kWarp) {
       const auto other = static_cast<unsigned>(expert[i]);
       before += other < mine || (other == mine && i < here) ? 1u : 0u;
@@ -78,13 +79,18 @@ __global__ void __launch_bounds__(kMostRowThreads)
   __syncthreads();
   float values[1][kVector];
   inputs.widen(r, token, values);
-  const float one_scale =
-      r.quantize.scheme == QuantizeScheme::with_given_scale ? *static_cast<const float*>(r.quantize.scale) : 1.0f;
-  write_row(r, values, lanes, one_scale, true, true, scratch, [&](const auto& body) {
-    for (unsigned choice = 0; choice < top_k; ++choice)
-      if (slot[choice] >= 0) body(std::int64_t{slot[choice]});
-  });
+  const float one_scale = lanes == kOneScale ? *static_cast<const float*>(r.quantize.scale) : 1.0f;
+  const RowBytes<1> bytes = quantize_row<kInt8, sizeof(typename Element::Bits) == 2>(values, lanes, one_scale, scratch);
+#pragma unroll 1
+  for (unsigned choice = 0; choice < top_k; ++choice)
+    if (slot[choice] >= 0) store_row(r.quantize, bytes, lanes, slot[choice]);
   allow_next_kernel();
+}
+
+template <class Element>
+const void* kernel_of(const QuantizeProblem& p) {
+  return p.q_dtype == DType::int8 ? reinterpret_cast<const void*>(&route_and_quantize<Element, true>)
+                                  : reinterpret_cast<const void*>(&route_and_quantize<Element, false>);
 }
 
 }  // namespace
@@ -104,9 +110,9 @@ cudaError_t launch_few_tokens(const MoeRouteProblem& problem, const RoutedRows& 
   int lanes = lanes_of_scale(p);
   void* arguments[] = {&route, &argument, &by_top_k, &lanes, &cleared};
   const std::int64_t threads = (p.columns / kVector + kWarp - 1) / kWarp * kWarp;
-  const void* kernel = p.x_dtype == DType::bfloat16  ? reinterpret_cast<const void*>(&route_and_quantize<Bfloat16>)
-                       : p.x_dtype == DType::float16 ? reinterpret_cast<const void*>(&route_and_quantize<Float16>)
-                                                     : reinterpret_cast<const void*>(&route_and_quantize<Float32>);
+  const void* kernel = p.x_dtype == DType::bfloat16  ? kernel_of<Bfloat16>(p)
+                       : p.x_dtype == DType::float16 ? kernel_of<Float16>(p)
+                                                     : kernel_of<Float32>(p);
   return launch_overlapping(kernel, static_cast<unsigned>(problem.tokens + 1),
                             static_cast<unsigned>(std::max<std::int64_t>(threads, kLeastThreads)), 0, stream,
                             arguments);

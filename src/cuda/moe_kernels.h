@@ -41,8 +41,7 @@ struct RoutedRows {
 };
 
 inline constexpr int kMostRowThreads = 512;
-// Whether a row can be read and written by vectors of 8 columns, and how many lanes of a warp share a scale then: 0 for a
-// whole row, -1 where a warp cannot reduce it.
+// Whether a row can be read and written by vectors of 8 columns, and how its scales are found then (moe_rows.cuh).
 bool rows_have_vectors(const QuantizeProblem& problem);
 int lanes_of_scale(const QuantizeProblem& problem);
 
@@ -50,6 +49,20 @@ int lanes_of_scale(const QuantizeProblem& problem);
 cudaError_t launch_quantize_routed(const RoutedRows& rows, cudaStream_t stream);
 // largest = the larger of it and the magnitudes of all values that launch_quantize_routed would quantize; 0 before.
 cudaError_t launch_largest_magnitude(const RoutedRows& rows, std::uint32_t* largest, cudaStream_t stream);
+
+// ---- moe_gather.cu --------------------------------------------------------------------------------------------------
+
+// Row r of q and its scales are those of token source_row[r]; outside [0, tokens): zeros with scale 1.
+struct GatheredRows {
+  Indices source_row;
+  std::int64_t rows = 0, tokens = 0, columns = 0, groups = 0;  // groups: scales of a row, 0 where one serves all
+  const void* token_q = nullptr;                               // [tokens, columns], a workspace
+  const float* token_scale = nullptr;
+  void* q = nullptr;
+  float* scale = nullptr;
+  const float* one_scale = nullptr;  // copied to *scale; or null
+};
+cudaError_t launch_gather(const GatheredRows& rows, cudaStream_t stream);
 
 // ---- moe_few_tokens.cu ----------------------------------------------------------------------------------------------
 

@@ -22,33 +22,32 @@ namespace evergemm::cuda {
 namespace {
 
 constexpr int kMostThreads = 1024, kMostWarps = kMostThreads / kWarp;
-constexpr int kKept = 8;            // choices whose expert a thread keeps between counting and placing
-constexpr int kCounters = 8192;     // warps x experts of a block: 32 KiB of shared memory
-constexpr int kOutside = 2048;      // copies x experts of a histogram: equal experts
-                                    // of a warp meet in few places
-constexpr int kMostExperts = 1024;  // beyond: route_in_global
-constexpr unsigned kCluster = 8;    // blocks that count together
-constexpr unsigned kSlice = 1024;   // choices that a block places, where there are enough blocks for it
+constexpr int kCounters = 8192;  // warps x experts of a block: 32 KiB of shared memory
+constexpr int kOutside = 2048;   // copies x experts of a histogram: equal experts of a warp meet in few places
+constexpr int kMostCopies = 8, kCopyPad = 4;  // a pad, so that an expert's copies lie in different banks
+constexpr int kMostExperts = 1024;            // beyond: route_in_global
+constexpr unsigned kOneBlock = 1024;          // choices that one block routes alone
+constexpr unsigned kCluster = 8;              // blocks that count together
 constexpr unsigned kMostClusters = 16, kMostSingle = 64;
 constexpr int kAhead = 4;  // ids in flight while the choices outside of a slice are counted
+constexpr int kBatch = 8;  // counters in flight
 
-// How the choices are split. The blocks of a cluster (or each block alone)
-// count all choices, a range each. They place a slice of their range, which
-// differs from cluster to cluster: what lies before it and behind it is only
-// counted. Within a slice a warp takes warp_choices in order.
+// How the choices are split. The blocks of a cluster (or each block alone) count all choices, a range each. They place a slice
+// of their range, which differs from cluster to cluster: what lies before it and behind it is only counted. Within a slice a warp
+// takes warp_choices in order.
 struct Split {
   unsigned choices, range, slice, warp_choices;
   unsigned cluster;         // blocks of one
   unsigned counting_warps;  // of a block: those that have choices of a slice
-  int columns;              // experts, rounded up to whole warps
-  int copies;               // of a histogram, a power of two
+  int columns;              // experts, rounded up to whole warps; at most as many as a block has threads
+  int copies;               // of a histogram, a power of two; 0: nothing lies outside of the slices
   Divisor by_top_k;
 };
 
-// How many choices of the same expert stand before this lane's, in this warp's
-// counters and among the lower lanes; the counters then hold the whole warp's.
-// expert -1: none.
-__device__ __forceinline__ unsigned count(volatile std::uint32_t* counters, int expert, unsigned same, unsigned lane) {
+// How many choices of the same expert stand before this lane's, in this warp's counters and among the lower lanes; the
+// counters then hold the whole warp's. expert -1: none.
+__device__ __forceinline__ unsigned count(volatile std::uint32_t* counters, int expert, unsigned lane) {
+  const unsigned same = __match_any_sync(~0u, expert);
   const unsigned before = expert >= 0 ? counters[expert] : 0u;
   __syncwarp();
   if (expert >= 0 && static_cast<int>(lane) == __ffs(static_cast<int>(same)) - 1)
@@ -57,34 +56,18 @@ __device__ __forceinline__ unsigned count(volatile std::uint32_t* counters, int 
   return before + static_cast<unsigned>(__popc(same & ((1u << lane) - 1)));
 }
 
-// Adds the choices in [begin, end) to a histogram of `copies` columns an
-// expert.
-__device__ __forceinline__ void count_outside(const MoeRouteProblem& p, const Split& split, unsigned begin,
-                                              unsigned end, std::uint32_t* histogram) {
-  const auto copies = static_cast<unsigned>(split.copies), copy = threadIdx.x % copies;
-  for (unsigned i = begin + threadIdx.x; i < end; i += blockDim.x * kAhead) {
-    int expert[kAhead];
-#pragma unroll
-    for (unsigned j = 0; j < kAhead; ++j) {
-      const unsigned at = i + j * blockDim.x;
-      expert[j] = at < end ? expert_of(p, split.by_top_k, at) : -1;
-    }
-#pragma unroll
-    for (unsigned j = 0; j < kAhead; ++j)
-      if (expert[j] >= 0) atomicAdd(&histogram[static_cast<unsigned>(expert[j]) * copies + copy], 1u);
-  }
-}
-
 // ---- clusters: blocks that write into each other's shared memory
 // ----------------------------------------------------
 
 __device__ __forceinline__ void arrive_at_cluster() {
 #if __CUDA_ARCH__ >= 900
+  __syncwarp();  // "aligned": by whole warps
   asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
 #endif
 }
 __device__ __forceinline__ void wait_for_cluster() {
 #if __CUDA_ARCH__ >= 900
+  __syncwarp();
   asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
 #endif
 }
@@ -105,11 +88,10 @@ struct Data {              // what is written besides
   std::uint32_t* cleared;
 };
 
-// kKeeps: a warp's choices fit the registers of its lanes. Shared memory:
-// counters [warps, columns] of the slice, histograms of what lies before and
-// behind it [2, columns, copies], counts of every block of the cluster
-// [cluster, columns].
-template <bool kData, bool kKeeps>
+// kOne: a warp has at most 32 choices of the slice, one a lane. Shared memory: counters [warps, columns] of the slice, histograms
+// of what lies before and behind it [2, copies, columns and pad], counts of every block of the cluster [cluster, columns].
+// In shared memory thread t has expert t.
+template <bool kData, bool kOne>
 __global__ void __launch_bounds__(kMostThreads)
     route_in_shared(const __grid_constant__ MoeRouteProblem p, const __grid_constant__ Split split,
                     const __grid_constant__ Data data) {
@@ -118,14 +100,13 @@ __global__ void __launch_bounds__(kMostThreads)
   __shared__ unsigned scratch[kSums][kWarp];
   const unsigned lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
   const unsigned cluster = split.cluster, rank = blockIdx.x % cluster;
-  const int experts = static_cast<int>(p.experts), columns = split.columns;
-  const bool whole = split.slice == split.range;  // nothing outside
+  const int columns = split.columns, pitch = columns + kCopyPad, e = static_cast<int>(threadIdx.x);
   std::uint32_t* const counters = memory;
-  std::uint32_t* const before = counters + split.counting_warps * columns;
-  std::uint32_t* const behind = before + (whole ? 0 : columns * split.copies);
-  std::uint32_t* const exchange = behind + (whole ? 0 : columns * split.copies);
+  std::uint32_t* const outside = counters + split.counting_warps * columns;
+  std::uint32_t* const exchange = outside + 2 * split.copies * pitch;
 
   if (cluster > 1) arrive_at_cluster();
+#pragma unroll 1
   for (std::uint32_t* word = memory + threadIdx.x; word < exchange; word += blockDim.x) *word = 0;
   __syncthreads();
   wait_for_previous_kernel();
@@ -137,133 +118,117 @@ __global__ void __launch_bounds__(kMostThreads)
                  slice_end = min(slice_begin + split.slice, range_end);
   const unsigned first = slice_begin + warp * split.warp_choices, end = min(first + split.warp_choices, slice_end);
   std::uint32_t* const own = counters + warp * columns;
-  int expert[kKept];
-  unsigned rank_in_warp[kKept];
-  if constexpr (kKeeps) {
-    if (first < end) {
-      unsigned same[kKept];
+  int expert = -1;  // kOne: of this lane's choice
+  if (kOne && first + lane < end) expert = expert_of(p, split.by_top_k, first + lane);
+  if (split.copies > 0) {
+    const auto copy = static_cast<unsigned>(threadIdx.x & (static_cast<unsigned>(split.copies) - 1));
+    std::uint32_t* const before = outside + copy * pitch;
+    std::uint32_t* const behind = before + split.copies * pitch;
+#pragma unroll 1
+    for (unsigned i = range_begin + threadIdx.x; i < range_end; i += blockDim.x * kAhead) {
+      int others[kAhead];
 #pragma unroll
-      for (int j = 0; j < kKept; ++j) {
-        const unsigned i = first + static_cast<unsigned>(j) * kWarp + lane;
-        expert[j] = i < end ? expert_of(p, split.by_top_k, i) : -1;
+      for (unsigned j = 0; j < kAhead; ++j) {
+        const unsigned at = i + j * blockDim.x;
+        others[j] = at < range_end && (at < slice_begin || at >= slice_end) ? expert_of(p, split.by_top_k, at) : -1;
       }
 #pragma unroll
-      for (int j = 0; j < kKept; ++j)
-        if (first + static_cast<unsigned>(j) * kWarp < end) same[j] = __match_any_sync(~0u, expert[j]);
-#pragma unroll
-      for (int j = 0; j < kKept; ++j)
-        if (first + static_cast<unsigned>(j) * kWarp < end) rank_in_warp[j] = count(own, expert[j], same[j], lane);
-    }
-  } else {
-    for (unsigned begin = first; begin < end; begin += kWarp) {
-      const int one = begin + lane < end ? expert_of(p, split.by_top_k, begin + lane) : -1;
-      count(own, one, __match_any_sync(~0u, one), lane);
+      for (unsigned j = 0; j < kAhead; ++j)
+        if (others[j] >= 0) atomicAdd((i + j * blockDim.x < slice_begin ? before : behind) + others[j], 1u);
     }
   }
-  if (!whole) {
-    count_outside(p, split, range_begin, slice_begin, before);
-    count_outside(p, split, slice_end, range_end, behind);
+  unsigned rank_in_warp = 0;
+  if constexpr (kOne) {
+    if (first < end) rank_in_warp = count(own, expert, lane);
+  } else {
+#pragma unroll 1
+    for (unsigned begin = first; begin < end; begin += kWarp)
+      count(own, begin + lane < end ? expert_of(p, split.by_top_k, begin + lane) : -1, lane);
   }
   __syncthreads();
 
-  // ---- sum: a thread has its experts from here on ----
+  // ---- sum ----
   if (cluster > 1) wait_for_cluster();  // every block of it has started
-  const int each = (columns + static_cast<int>(blockDim.x) - 1) / static_cast<int>(blockDim.x);
-  const int my_begin = static_cast<int>(threadIdx.x) * each, my_end = min(my_begin + each, experts);
-  for (int e = my_begin; e < my_end; ++e) {
+  unsigned of_all = 0, of_earlier = 0;  // choices of expert e: all, and those of the ranges before
+  if (e < columns) {
     unsigned sum = 0;
-    if (!whole)
-      for (int copy = 0; copy < split.copies; ++copy) sum += before[e * split.copies + copy];
-    for (unsigned w = 0; w < split.counting_warps;
-         w += kKept) {  // becomes: rows of the expert before the warp's, in the range
-      unsigned of_warp[kKept];
+#pragma unroll 1
+    for (int copy = 0; copy < split.copies; ++copy) sum += outside[copy * pitch + e];
+#pragma unroll 1
+    for (unsigned w = 0; w < split.counting_warps; w += kBatch) {  // becomes: those before the warp's, in the range
+      unsigned of_warp[kBatch];
 #pragma unroll
-      for (unsigned j = 0; j < kKept; ++j)
+      for (unsigned j = 0; j < kBatch; ++j)
         of_warp[j] = w + j < split.counting_warps ? counters[(w + j) * columns + e] : 0u;
 #pragma unroll
-      for (unsigned j = 0; j < kKept; ++j) {
+      for (unsigned j = 0; j < kBatch; ++j) {
         if (w + j < split.counting_warps) counters[(w + j) * columns + e] = sum;
         sum += of_warp[j];
       }
     }
-    if (!whole)
-      for (int copy = 0; copy < split.copies; ++copy) sum += behind[e * split.copies + copy];
-    if (cluster == 1)
-      exchange[e] = sum;
-    else
-      for (unsigned b = 0; b < cluster; ++b) store_in_block(&exchange[rank * columns + e], b, sum);
+#pragma unroll 1
+    for (int copy = 0; copy < split.copies; ++copy) sum += outside[(split.copies + copy) * pitch + e];
+    of_all = sum;
+#pragma unroll 1
+    for (unsigned b = 0; cluster > 1 && b < cluster; ++b) store_in_block(&exchange[rank * columns + e], b, sum);
   }
   if (cluster > 1) {
     arrive_at_cluster();
     wait_for_cluster();
+    if (e < columns) {
+      of_all = 0;
+#pragma unroll
+      for (unsigned b = 0; b < kCluster; ++b) {
+        const unsigned of_block = b < cluster ? exchange[b * columns + e] : 0u;
+        of_earlier += b < rank ? of_block : 0u;
+        of_all += of_block;
+      }
+    }
   }
-  unsigned sums[kSums] = {}, totals[kSums];
-  for (int e = my_begin; e < my_end; ++e) {
-    unsigned of_all = 0;
-    for (unsigned b = 0; b < cluster; ++b) of_all += exchange[b * columns + e];
-    sums[0] += of_all;
-    if constexpr (kData) sums[1] += (of_all + 127) / 128 * 128;
-  }
+  unsigned sums[kSums] = {of_all}, totals[kSums];
+  if constexpr (kData) sums[1] = (of_all + 127) / 128 * 128;
   scan_block(sums, totals, scratch);
   const unsigned routed = totals[0];
-  for (int e = my_begin; e < my_end; ++e) {
-    unsigned of_all = 0, of_earlier = 0;
-    for (unsigned b = 0; b < cluster; ++b) {
-      const unsigned of_block = exchange[b * columns + e];
-      of_earlier += b < rank ? of_block : 0u;
-      of_all += of_block;
-    }
-    exchange[e] = sums[0] + of_earlier;  // where the range's rows of the expert begin
-    if (blockIdx.x == 0) {
+  if (e < columns) exchange[e] = sums[0] + of_earlier;  // where the range's rows of the expert begin
+  if (blockIdx.x == 0) {
+    if (!kData && data.cleared != nullptr && threadIdx.x < kClearedWords) data.cleared[threadIdx.x] = 0;
+    if (e < p.experts) {
       p.expert_offsets[e] = static_cast<std::int32_t>(sums[0]);
       if constexpr (kData) {
         write_sizes(data.problem, e, of_all);
         if (data.problem.blockscale_offsets != nullptr)
           data.problem.blockscale_offsets[e] = static_cast<std::int32_t>(sums[1]);
-        sums[1] += (of_all + 127) / 128 * 128;
       }
     }
-    sums[0] += of_all;
-  }
-  if (blockIdx.x == 0) {
-    if (!kData && data.cleared != nullptr && threadIdx.x < kClearedWords) data.cleared[threadIdx.x] = 0;
     if (threadIdx.x == 0) {
-      p.expert_offsets[experts] = static_cast<std::int32_t>(routed);
+      p.expert_offsets[p.experts] = static_cast<std::int32_t>(routed);
       if constexpr (kData)
         if (data.problem.blockscale_offsets != nullptr)
-          data.problem.blockscale_offsets[experts] = static_cast<std::int32_t>(totals[1]);
+          data.problem.blockscale_offsets[p.experts] = static_cast<std::int32_t>(totals[1]);
     }
   }
   __syncthreads();
 
   // ---- place ----
   const int nowhere = kData ? static_cast<int>(routed) : -1;
-  const auto place = [&](unsigned i, int e, unsigned within) {
-    if (e < 0) {
-      p.slot[i] = nowhere;
-      return;
+#pragma unroll 1
+  for (unsigned begin = first; begin < end; begin += kWarp) {
+    const unsigned i = begin + lane;
+    if constexpr (!kOne) {
+      expert = i < end ? expert_of(p, split.by_top_k, i) : -1;
+      rank_in_warp = count(own, expert, lane);
     }
-    const unsigned row = exchange[e] + within;
+    if (i >= end) continue;
+    if (expert < 0) {
+      p.slot[i] = nowhere;
+      continue;
+    }
+    const unsigned row = exchange[expert] + rank_in_warp + (kOne ? own[expert] : 0u);
     p.slot[i] = static_cast<std::int32_t>(row);
     if (p.source_row != nullptr) p.source_row[row] = static_cast<std::int32_t>(split.by_top_k.quotient(i));
-  };
-  if constexpr (kKeeps) {
-    if (first < end) {
-#pragma unroll
-      for (int j = 0; j < kKept; ++j) {
-        const unsigned i = first + static_cast<unsigned>(j) * kWarp + lane;
-        if (i < end) place(i, expert[j], expert[j] >= 0 ? own[expert[j]] + rank_in_warp[j] : 0u);
-      }
-    }
-  } else {
-    for (unsigned begin = first; begin < end; begin += kWarp) {
-      const unsigned i = begin + lane;
-      const int e = i < end ? expert_of(p, split.by_top_k, i) : -1;
-      const unsigned within = count(own, e, __match_any_sync(~0u, e), lane);
-      if (i < end) place(i, e, within);
-    }
   }
   if (!kData && p.source_row != nullptr)
+#pragma unroll 1
     for (unsigned i = routed + blockIdx.x * blockDim.x + threadIdx.x; i < split.choices; i += gridDim.x * blockDim.x)
       p.source_row[i] = -1;
   allow_next_kernel();
@@ -395,9 +360,9 @@ __global__ void __launch_bounds__(kSizeThreads) sizes_from_counts(const __grid_c
 // ---- launches -------------------------------------------------------------------------------------------------------
 
 template <bool kData>
-const void* kernel_of(bool keeps) {
-  return keeps ? reinterpret_cast<const void*>(&route_in_shared<kData, true>)
-               : reinterpret_cast<const void*>(&route_in_shared<kData, false>);
+const void* kernel_of(bool one) {
+  return one ? reinterpret_cast<const void*>(&route_in_shared<kData, true>)
+             : reinterpret_cast<const void*>(&route_in_shared<kData, false>);
 }
 
 // What more than one block needs at most, with and without clusters; one block that places everything: below 48 KiB.
@@ -433,27 +398,29 @@ cudaError_t launch_routing(const MoeRouteProblem& problem, Data data, bool clust
                               arguments);
   const auto divided = [](unsigned x, unsigned y) { return x / y + (x % y != 0 ? 1u : 0u); };
   split.columns = std::max(kWarp, static_cast<int>((p.experts + kWarp - 1) / kWarp * kWarp));
-  split.copies = 1;
-  while (split.copies < 8 && 2 * split.copies * split.columns <= kOutside) split.copies *= 2;
   const auto most_counting = static_cast<unsigned>(std::min(kMostWarps, kCounters / split.columns));
-  unsigned slices = 1;
-  split.cluster = clusters && split.choices > kSlice ? kCluster : 1;
-  if (split.choices > kSlice)
-    slices = std::min(divided(split.choices, split.cluster * kSlice), split.cluster > 1 ? kMostClusters : kMostSingle);
+  const bool alone = split.choices <= kOneBlock;
+  split.cluster = clusters && !alone ? kCluster : 1;
+  const unsigned slices = alone ? 1
+                                : std::min(divided(split.choices, split.cluster * most_counting * kWarp),
+                                           split.cluster > 1 ? kMostClusters : kMostSingle);
   const unsigned blocks = slices * split.cluster;
   split.slice = std::max(kWarp + 0u, divided(split.choices, blocks));
   split.warp_choices = divided(divided(split.slice, most_counting), kWarp) * kWarp;
   split.slice = divided(split.slice, split.warp_choices) * split.warp_choices;
   split.range = slices * split.slice;
   split.counting_warps = split.slice / split.warp_choices;
-  const bool keeps = split.warp_choices <= kKept * kWarp, alone = blocks == 1;
+  if (slices > 1) {
+    split.copies = 1;
+    while (split.copies < kMostCopies && 2 * split.copies * split.columns <= kOutside) split.copies *= 2;
+  }
   // A block alone has a thread for each expert or choice; others have ids to read besides.
   const unsigned warps =
       alone ? std::clamp(static_cast<unsigned>(split.columns / kWarp), split.counting_warps, kMostWarps + 0u)
             : kMostWarps;
   const std::size_t shared =
-      4 * std::size_t{static_cast<unsigned>(split.columns)} *
-      (split.counting_warps + split.cluster + (alone ? 0u : 2u * static_cast<unsigned>(split.copies)));
+      4 * (std::size_t{static_cast<unsigned>(split.columns)} * (split.counting_warps + split.cluster) +
+           2 * static_cast<std::size_t>(split.copies * (split.columns + kCopyPad)));
 
   cudaLaunchConfig_t config{};
   config.gridDim = dim3(blocks);
@@ -475,7 +442,7 @@ cudaError_t launch_routing(const MoeRouteProblem& problem, Data data, bool clust
     attributes[1].val.clusterDim.y = attributes[1].val.clusterDim.z = 1;
     config.numAttrs = 2;
   }
-  return cudaLaunchKernelExC(&config, kernel_of<kData>(keeps), arguments);
+  return cudaLaunchKernelExC(&config, kernel_of<kData>(split.warp_choices == kWarp), arguments);
 }
 
 }  // namespace

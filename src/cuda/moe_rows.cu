@@ -35,16 +35,6 @@ __device__ __forceinline__ std::int64_t source_of(const RoutedRows& r, std::int6
   return source >= 0 && source < r.tokens ? source : -1;
 }
 
-// Calls body(row of q) for each place that row `row` goes to.
-template <class Body>
-__device__ __forceinline__ void for_destinations(const RoutedRows& r, std::int64_t row, const Body& body) {
-  if (r.slot == nullptr) return body(row);
-  for (std::int64_t choice = 0; choice < r.top_k; ++choice) {
-    const std::int64_t to = r.slot[row * r.top_k + choice];
-    if (to >= 0 && to < r.slot_rows) body(to);
-  }
-}
-
 // The one scale of per_tensor and with_given_scale; every block reads it, the first one stores it.
 __device__ __forceinline__ float one_scale_of(const RoutedRows& r) {
   const float scale = r.quantize.scheme == QuantizeScheme::per_tensor ? scale_of_block(r.quantize, *r.largest)
@@ -54,16 +44,14 @@ __device__ __forceinline__ float one_scale_of(const RoutedRows& r) {
 }
 
 // blockDim.y rows a block, blockDim.x threads a row.
-template <class Element, bool kActivation, int kVectors>
+template <class Element, bool kActivation, bool kInt8, int kVectors>
 __global__ void __launch_bounds__(kMostRowThreads)
     quantize_routed(const __grid_constant__ RoutedRows r, const int lanes) {
   __shared__ std::uint32_t scratch[kMostRowThreads / kWarp];
   wait_for_previous_kernel();
   const QuantizeProblem& p = r.quantize;
   const std::int64_t count = rows_of(r), first = std::int64_t{blockIdx.x} * blockDim.y;
-  float one_scale = 1.0f;
-  if (p.scheme == QuantizeScheme::with_given_scale || p.scheme == QuantizeScheme::per_tensor)
-    one_scale = one_scale_of(r);
+  const float one_scale = lanes < 0 ? one_scale_of(r) : 1.0f;
   if (first >= count) return;
   const bool active = first + threadIdx.y < count;
   const std::int64_t row = active ? first + threadIdx.y : count - 1, source = source_of(r, row);
@@ -73,12 +61,40 @@ __global__ void __launch_bounds__(kMostRowThreads)
     inputs.load(p, source);
     inputs.widen(r, row, values);
   }
-  write_row(r, values, lanes, one_scale, active, source >= 0, scratch,
-            [&](const auto& body) { for_destinations(r, row, body); });
+  constexpr bool kSixteenBits = !kActivation && sizeof(typename Element::Bits) == 2;
+  RowBytes<kVectors> bytes = quantize_row<kInt8, kSixteenBits>(values, lanes, one_scale, scratch);
+  if (source < 0)  // whatever the one scale is (NaN too), a row that nothing is gathered for is 0
+#pragma unroll
+    for (uint2& words : bytes.words) words = make_uint2(0, 0);
+  if (!kActivation && r.slot != nullptr) {
+    const std::int32_t* const slots = r.slot + row * r.top_k;
+    for (std::int64_t begin = 0; begin < r.top_k; begin += kWarp) {  // a lane reads one slot, all lanes use it
+      const std::int64_t choice = begin + threadIdx.x % kWarp;
+      const std::int32_t mine = choice < r.top_k ? slots[choice] : -1;
+      const int here = static_cast<int>(min(r.top_k - begin, std::int64_t{kWarp}));
+#pragma unroll 1
+      for (int lane = 0; lane < here; ++lane) {
+        const std::int32_t to = __shfl_sync(~0u, mine, lane);
+        if (active && to >= 0 && to < r.slot_rows) store_row(p, bytes, lanes, to);
+      }
+    }
+  } else if (active) {
+    store_row(p, bytes, lanes, row);
+  }
   allow_next_kernel();
 }
 
 // ---- element by element: any alignment, any group -------------------------------------------------------------------
+
+// Calls body(row of q) for each place that row `row` goes to.
+template <class Body>
+__device__ __forceinline__ void for_destinations(const RoutedRows& r, std::int64_t row, const Body& body) {
+  if (r.slot == nullptr) return body(row);
+  for (std::int64_t choice = 0; choice < r.top_k; ++choice) {
+    const std::int64_t to = r.slot[row * r.top_k + choice];
+    if (to >= 0 && to < r.slot_rows) body(to);
+  }
+}
 
 template <class Element>
 __device__ __forceinline__ float value_at(const RoutedRows& r, std::int64_t row, std::int64_t source,
@@ -155,16 +171,17 @@ __global__ void __launch_bounds__(kAnyThreads)
 
 // ---- launches -------------------------------------------------------------------------------------------------------
 
-template <class Element, bool kActivation>
+template <class Element, bool kActivation, bool kInt8>
 const void* kernel_of(int vectors) {
-  if (vectors == 1) return reinterpret_cast<const void*>(&quantize_routed<Element, kActivation, 1>);
-  if (vectors == 2) return reinterpret_cast<const void*>(&quantize_routed<Element, kActivation, 2>);
-  return reinterpret_cast<const void*>(&quantize_routed<Element, kActivation, kMostVectors>);
+  return vectors == 1 ? reinterpret_cast<const void*>(&quantize_routed<Element, kActivation, kInt8, 1>)
+                      : reinterpret_cast<const void*>(&quantize_routed<Element, kActivation, kInt8, kMostVectors>);
 }
 template <class Element>
 const void* kernel_of(const QuantizeProblem& p, int vectors) {
-  return p.source == QuantizeSource::activation ? kernel_of<Element, true>(vectors)
-                                                : kernel_of<Element, false>(vectors);
+  const bool int8 = p.q_dtype == DType::int8;
+  if (p.source == QuantizeSource::activation)
+    return int8 ? kernel_of<Element, true, true>(vectors) : kernel_of<Element, true, false>(vectors);
+  return int8 ? kernel_of<Element, false, true>(vectors) : kernel_of<Element, false, false>(vectors);
 }
 
 cudaError_t launch(const void* kernel, dim3 grid, dim3 block, cudaStream_t stream, void** arguments) {
@@ -185,7 +202,7 @@ cudaError_t launch_by_vectors(const RoutedRows& rows, cudaStream_t stream) {
   // Few rows: a vector a thread, for the shortest way. Many: more loads in flight, and narrow rows share a block.
   const std::int64_t vectors = p.columns / kVector;
   const bool few = p.rows <= kFewRows && vectors <= kMostRowThreads;
-  const int kept = few || vectors <= kWarp ? 1 : vectors <= 2 * kWarp ? 2 : kMostVectors;
+  const int kept = few || vectors <= kBlockThreads / kMostVectors ? 1 : kMostVectors;
   const std::int64_t threads = ((vectors + kept - 1) / kept + kWarp - 1) / kWarp * kWarp;
   const std::int64_t block_rows = few ? 1 : std::max<std::int64_t>(1, kBlockThreads / threads);
   const void* kernel = p.x_dtype == DType::bfloat16  ? kernel_of<Bfloat16>(p, kept)
@@ -202,10 +219,21 @@ cudaError_t launch_by_vectors(const RoutedRows& rows, cudaStream_t stream) {
 }  // namespace
 
 int lanes_of_scale(const QuantizeProblem& p) {
-  if (p.scheme != QuantizeScheme::per_block) return 0;
+  switch (p.scheme) {
+    case QuantizeScheme::with_given_scale:
+      return kOneScale;
+    case QuantizeScheme::per_tensor:
+      return kOneBoundedScale;
+    case QuantizeScheme::per_block:
+      return static_cast<int>(p.group_columns / kVector);
+    default:
+      return kWholeRow;
+  }
+}
+
+static bool warps_reduce_groups(const QuantizeProblem& p) {
   const std::int64_t lanes = p.group_columns / kVector;
-  const bool fits = p.group_columns % kVector == 0 && lanes >= 1 && lanes <= kWarp && (lanes & (lanes - 1)) == 0;
-  return fits ? static_cast<int>(lanes) : -1;
+  return p.group_columns % kVector == 0 && lanes >= 1 && lanes <= kWarp && (lanes & (lanes - 1)) == 0;
 }
 
 static bool aligned(const void* pointer, std::int64_t stride_bytes, std::int64_t bytes) {
@@ -216,7 +244,8 @@ static bool aligned(const void* pointer, std::int64_t stride_bytes, std::int64_t
 bool rows_have_vectors(const QuantizeProblem& p) {
   const std::int64_t element = size_in_bytes(p.x_dtype);
   return p.columns >= kVector && p.columns % kVector == 0 &&
-         p.columns <= std::int64_t{kMostRowThreads} * kMostVectors * kVector && lanes_of_scale(p) >= 0 &&
+         p.columns <= std::int64_t{kMostRowThreads} * kMostVectors * kVector &&
+         (p.scheme != QuantizeScheme::per_block || warps_reduce_groups(p)) &&
          p.rows <= std::numeric_limits<std::int32_t>::max() && aligned(p.x, p.x_stride * element, 16) &&
          aligned(p.q, p.q_stride, kVector);
 }

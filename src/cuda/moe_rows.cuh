@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// A row on its way to eight bits in the registers of a few warps: loads, values, scale, stores. Included by the kernels that
-// move rows (moe_rows.cu, moe_few_tokens.cu). Must not go here: which row, where to, launches.
+// A row on its way to eight bits in the registers of a few warps: loads, values, scales, bytes, stores. Included by the kernels
+// that move rows (moe_rows.cu, moe_few_tokens.cu). Short in instructions: a step of a decoded token takes no longer than its
+// code takes to arrive. Must not go here: which row, where to, launches.
 #pragma once
 #include <cuda_runtime.h>
 
@@ -8,6 +9,7 @@
 
 #include "cuda/moe_kernels.h"
 #include "cuda/quantize_values.cuh"
+#include "cuda/quantize_vector.cuh"
 
 namespace evergemm::cuda {
 
@@ -22,111 +24,111 @@ template <class Element, bool kActivation, int kVectors>
 struct RowInputs {
   Vector<Element> first[kVectors], up[kActivation ? kVectors : 1];
 
-  static __device__ __forceinline__ int vector(int i) { return static_cast<int>(threadIdx.x + i * blockDim.x); }
-
   __device__ __forceinline__ void load(const QuantizeProblem& p, std::int64_t source) {
     const auto* x = static_cast<const typename Element::Bits*>(p.x) + source * p.x_stride;
     const int last = static_cast<int>(p.columns / kVector) - 1;
 #pragma unroll
-    for (int i = 0; i < kVectors; ++i) first[i] = Vector<Element>::load(x, min(vector(i), last) * kVector);
-    if constexpr (kActivation) {
-      if (!p.gated) return;
-#pragma unroll
-      for (int i = 0; i < kVectors; ++i) up[i] = Vector<Element>::load(x, p.columns + min(vector(i), last) * kVector);
+    for (int i = 0; i < kVectors; ++i) {
+      const int at = min(static_cast<int>(threadIdx.x + i * blockDim.x), last) * kVector;
+      first[i] = Vector<Element>::load(x, at);
+      if constexpr (kActivation)
+        if (p.gated) up[i] = Vector<Element>::load(x, p.columns + at);
     }
   }
 
   __device__ __forceinline__ void widen(const RoutedRows& r, std::int64_t row,
                                         float (&values)[kVectors][kVector]) const {
-    const QuantizeProblem& p = r.quantize;
     if constexpr (kActivation) {
 #pragma unroll
       for (int i = 0; i < kVectors; ++i) {
-        first[i].widen(values[i]);
-#pragma unroll
-        for (int e = 0; e < kVector; ++e) values[i][e] = activated(p.activation, values[i][e]);
-        if (!p.gated) continue;
+        activate(r.quantize.activation, first[i], values[i]);
+        if (!r.quantize.gated) continue;
         float factor[kVector];
         up[i].widen(factor);
 #pragma unroll
         for (int e = 0; e < kVector; ++e) values[i][e] = numerics::mul32(values[i][e], factor[e]);
       }
     } else {
-      const float weight =
-          r.row_weights == nullptr ? 1.0f : rounded<Element>(r.row_weights[row * r.row_weights_stride]);
 #pragma unroll
-      for (int i = 0; i < kVectors; ++i) {
-        first[i].widen(values[i]);
-        if (r.row_weights == nullptr) continue;
+      for (int i = 0; i < kVectors; ++i) first[i].widen(values[i]);
+      if (r.row_weights == nullptr) return;
+      const float weight = rounded<Element>(r.row_weights[row * r.row_weights_stride]);
+#pragma unroll
+      for (int i = 0; i < kVectors; ++i)
 #pragma unroll
         for (int e = 0; e < kVector; ++e) values[i][e] = rounded<Element>(numerics::mul32(values[i][e], weight));
-      }
     }
   }
 };
 
-// Scales, rounds and stores a row. one_scale: of the schemes that have one. lanes: that share a scale block within a row, or 0
-// where the block is the whole row. stores: false for threads that only take part. exists: false for a row of zeros.
-// scratch: a word a warp of the block. destinations(body) calls body(row of q) for each place that the row goes to.
-template <int kVectors, class Destinations>
-__device__ __forceinline__ void write_row(const RoutedRows& r, const float (&values)[kVectors][kVector], int lanes,
-                                          float one_scale, bool stores, bool exists, std::uint32_t* scratch,
-                                          const Destinations& destinations) {
-  const QuantizeProblem& p = r.quantize;
-  const bool given = p.scheme == QuantizeScheme::with_given_scale, of_tensor = p.scheme == QuantizeScheme::per_tensor;
-  const bool of_row = !given && !of_tensor && lanes == 0;
-  if (of_row) {
-    std::uint32_t absmax = 0;
+// What a thread has of a finished row.
+template <int kVectors>
+struct RowBytes {
+  uint2 words[kVectors];
+  float scales[kVectors];
+};
+
+// How many lanes share a scale within a row; or one of these.
+inline constexpr int kWholeRow = 0, kOneScale = -1,
+                     kOneBoundedScale = -2;  // bounded: it is that of values which include these
+
+// one_scale: of kOneScale and kOneBoundedScale. scratch: a word a warp of the block. kSixteenBits: the values are those of a 16-bit type.
+template <bool kInt8, bool kSixteenBits, int kVectors>
+__device__ __forceinline__ RowBytes<kVectors> quantize_row(const float (&values)[kVectors][kVector], int lanes,
+                                                           float one_scale, std::uint32_t* scratch) {
+  constexpr float kMost = kInt8 ? 127.0f : numerics::kFloat8E4m3fnMax;
+  RowBytes<kVectors> row;
+  if (lanes > 0) {
+    std::uint32_t maxima[kVectors];
 #pragma unroll
-    for (int i = 0; i < kVectors; ++i)
+    for (int i = 0; i < kVectors; ++i) maxima[i] = largest_bits(values[i], 0);
+#pragma unroll 1
+    for (int distance = lanes / 2; distance > 0; distance /= 2)
 #pragma unroll
-      for (int e = 0; e < kVector; ++e) absmax = max(absmax, magnitude_bits(values[i][e]));
-    absmax = warp_maximum(absmax);
-    if (blockDim.x > kWarp) {
-      const unsigned row_warps = blockDim.x / kWarp, lane = threadIdx.x % kWarp;
-      std::uint32_t* const of_warps = scratch + threadIdx.y * row_warps;
-      if (lane == 0) of_warps[threadIdx.x / kWarp] = absmax;
-      __syncthreads();
-      absmax = warp_maximum(lane < row_warps ? of_warps[lane] : 0u);
+      for (int i = 0; i < kVectors; ++i) maxima[i] = max(maxima[i], __shfl_xor_sync(~0u, maxima[i], distance));
+#pragma unroll
+    for (int i = 0; i < kVectors; ++i) row.scales[i] = numerics::scale_of(__uint_as_float(maxima[i]), kMost);
+  } else {
+    if (lanes == kWholeRow) {
+      std::uint32_t largest = 0;
+#pragma unroll
+      for (int i = 0; i < kVectors; ++i) largest = largest_bits(values[i], largest);
+      largest = warp_maximum(largest);
+      if (blockDim.x > kWarp) {
+        const unsigned row_warps = blockDim.x / kWarp, lane = threadIdx.x % kWarp;
+        std::uint32_t* const of_warps = scratch + threadIdx.y * row_warps;
+        if (lane == 0) of_warps[threadIdx.x / kWarp] = largest;
+        __syncthreads();
+        largest = warp_maximum(lane < row_warps ? of_warps[lane] : 0u);
+      }
+      one_scale = numerics::scale_of(__uint_as_float(largest), kMost);
     }
-    one_scale = scale_of_block(p, absmax);
-    if (stores && threadIdx.x == 0) destinations([&](std::int64_t to) { store_scale(p, to, 0, one_scale); });
+#pragma unroll
+    for (int i = 0; i < kVectors; ++i) row.scales[i] = one_scale;
   }
-  const int vectors = static_cast<int>(p.columns / kVector);
+#pragma unroll
+  for (int i = 0; i < kVectors; ++i) {
+    const Bracket bracket(row.scales[i]);
+    row.words[i] = kInt8 ? to_int8<kSixteenBits>(values[i], bracket, lanes != kOneScale)
+                         : to_float8<kSixteenBits>(values[i], bracket, lanes != kOneScale);
+  }
+  return row;
+}
+
+template <int kVectors>
+__device__ __forceinline__ void store_row(const QuantizeProblem& p, const RowBytes<kVectors>& row, int lanes,
+                                          std::int64_t to) {
+  auto* const q = static_cast<std::uint8_t*>(p.q) + to * p.q_stride;
+  float* const scale = static_cast<float*>(p.scale) + to * p.scale_row_stride;
+  const int columns = static_cast<int>(p.columns);
+  if (lanes == kWholeRow && threadIdx.x == 0) *scale = row.scales[0];
 #pragma unroll
   for (int i = 0; i < kVectors; ++i) {
     const int vector = static_cast<int>(threadIdx.x + i * blockDim.x);
-    const bool stores_vector = stores && vector < vectors;
-    float scale = one_scale;
-    if (!given && !of_tensor && !of_row) {
-      std::uint32_t absmax = 0;
-#pragma unroll
-      for (int e = 0; e < kVector; ++e) absmax = max(absmax, magnitude_bits(values[i][e]));
-      for (int distance = lanes / 2; distance > 0; distance /= 2)
-        absmax = max(absmax, __shfl_xor_sync(~0u, absmax, distance));
-      scale = scale_of_block(p, absmax);
-      const int group_shift = __ffs(lanes) - 1;
-      if (stores_vector && vector % lanes == 0)
-        destinations([&](std::int64_t to) { store_scale(p, to, vector >> group_shift, scale); });
-    }
-    float quotients[kVector];
-    Divider(scale).divide(values[i], quotients, given);
-    std::uint32_t words[2] = {0u, 0u};
-    if (exists) {  // whatever the one scale is (NaN too), a row that nothing is gathered for is 0
-#pragma unroll
-      for (int w = 0; w < 2; ++w) {
-        const float* four = &quotients[w * 4];
-        words[w] =
-            p.q_dtype == DType::int8
-                ? round_int8(four[0]) | round_int8(four[1]) << 8 | round_int8(four[2]) << 16 | round_int8(four[3]) << 24
-                : round_float8_pair(four[0], four[1]) | round_float8_pair(four[2], four[3]) << 16;
-      }
-    }
-    if (stores_vector)
-      destinations([&](std::int64_t to) {
-        *reinterpret_cast<uint2*>(static_cast<std::uint8_t*>(p.q) + to * p.q_stride + vector * kVector) =
-            make_uint2(words[0], words[1]);
-      });
+    if (vector * kVector >= columns) continue;
+    *reinterpret_cast<uint2*>(q + vector * kVector) = row.words[i];
+    if (lanes > 0 && (vector & (lanes - 1)) == 0)
+      scale[(vector >> (__ffs(lanes) - 1)) * p.scale_group_stride] = row.scales[i];
   }
 }
 

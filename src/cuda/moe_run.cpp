@@ -9,6 +9,7 @@
 #include "cuda/device.h"
 #include "cuda/moe_kernels.h"
 #include "cuda/portable/launch.h"
+#include "cuda/quantize.h"
 #include "cuda/quantize_kernels.h"
 #include "cuda/registry.h"
 #if defined(EVERGEMM_WITH_SM90)
@@ -109,6 +110,43 @@ cudaError_t gather_quantize(const MoeGatherQuantizeProblem& problem, cudaStream_
     quantize.scheme = QuantizeScheme::with_given_scale;
   }
   return cuda::launch_quantize_routed(rows, stream);
+}
+
+// Each token once into the workspace, then copies of it.
+Status quantize_then_gather(const Plan& plan, const MoeGatherQuantizeProblem& problem, const RunContext& context) {
+  const auto stream = static_cast<cudaStream_t>(context.stream);
+  char* const token_q = static_cast<char*>(context.workspace);
+  auto* const token_scale = reinterpret_cast<float*>(token_q + (problem.tokens * problem.columns + 255) / 256 * 256);
+  QuantizeProblem tokens;
+  tokens.scheme = problem.scheme;
+  tokens.columns = problem.columns;
+  tokens.group_columns = problem.group_columns;
+  tokens.x = problem.x;
+  tokens.x_stride = problem.x_stride;
+  tokens.x_dtype = problem.x_dtype;
+  tokens.q = token_q;
+  tokens.q_stride = problem.columns;
+  tokens.q_dtype = problem.q_dtype;
+  const bool given = problem.scheme == QuantizeScheme::with_given_scale;
+  tokens.scale = given ? const_cast<float*>(problem.given_scale) : problem.one_scale() ? problem.scale : token_scale;
+  tokens.scale_row_stride = problem.one_scale() ? 0 : problem.groups();
+  tokens.scale_group_stride = problem.scheme == QuantizeScheme::per_block ? 1 : 0;
+  tokens.device = problem.device;
+  set_rows(tokens, problem.tokens);
+  const Status status = cuda::quantize(tokens, stream);
+  if (!status.ok()) return status;
+  cuda::GatheredRows rows;
+  rows.source_row = problem.source_row;
+  rows.rows = problem.rows;
+  rows.tokens = problem.tokens;
+  rows.columns = problem.columns;
+  rows.groups = problem.one_scale() ? 0 : problem.groups();
+  rows.token_q = token_q;
+  rows.token_scale = token_scale;
+  rows.q = problem.q;
+  rows.scale = problem.scale;
+  rows.one_scale = given ? problem.given_scale : nullptr;
+  return outcome(plan.name, cuda::launch_gather(rows, stream), problem);
 }
 
 // ---- the layer -------------------------------------------------------------------------------------------------------
@@ -220,6 +258,7 @@ Status run_cuda(const Plan& plan, const MoeDataProblem& problem, const RunContex
 
 Status run_cuda(const Plan& plan, const MoeGatherQuantizeProblem& problem, const RunContext& context) {
   return run_on_device(plan, problem.device, [&](const DeviceFacts&) {
+    if (plan.workspace_bytes > 0) return quantize_then_gather(plan, problem, context);
     return outcome(plan.name, gather_quantize(problem, static_cast<cudaStream_t>(context.stream)), problem);
   });
 }

@@ -95,11 +95,17 @@ std::int64_t area(std::int64_t rows, std::int64_t columns, std::int64_t element_
 
 Status plan(const MoeGatherQuantizeProblem& problem, const DeviceFacts& facts, Plan& out) {
   out = only_row(facts, "cuda_moe_gather_quantize");
-  if (facts.architecture != Architecture::cpu) return Status();
-  // Each token quantized once and then gathered, or the weighted rows of x.
-  if (problem.row_weights != nullptr)
-    out.workspace_bytes = whole_lines(area(problem.rows, problem.columns, size_in_bytes(problem.x_dtype)));
-  else
+  const bool on_cpu = facts.architecture == Architecture::cpu;
+  if (problem.row_weights != nullptr) {  // the weighted rows of x
+    if (on_cpu) out.workspace_bytes = whole_lines(area(problem.rows, problem.columns, size_in_bytes(problem.x_dtype)));
+    return Status();
+  }
+  // Each token quantized once and then gathered. A GPU does that where there are many copies; otherwise it quantizes a token
+  // for each row that asks for it, in one launch.
+  constexpr std::int64_t kManyElements = std::int64_t{8} << 20;
+  const bool many_copies =
+      problem.rows / 2 >= problem.tokens && area(problem.rows, problem.columns, 1) >= kManyElements;
+  if (on_cpu || many_copies)
     out.workspace_bytes =
         whole_lines(area(problem.tokens, problem.columns, 1)) + whole_lines(area(problem.tokens, problem.groups(), 4));
   return Status();

@@ -168,8 +168,12 @@ void time_rows() {
       p.group_columns = group == 0 ? columns : group;
       p.q = q.data();
       p.scale = scale.device<float>();
+      Plan chosen;
+      const Status planned = plan(p, device_facts(), chosen);
+      if (!planned.ok()) return static_cast<void>(std::fprintf(stderr, "%s\n", planned.text().c_str()));
+      DeviceBuffer workspace(chosen.workspace_bytes);
       print("gather_quantize " + size + (group == 0 ? ", a scale a row" : ", 1 x 128"),
-            median_microseconds(50, [&](int) { enqueue(p); }),
+            median_microseconds(50, [&](int) { enqueue(p, workspace.data()); }),
             static_cast<double>(shape.tokens * columns * 2 + rows * columns));
     }
     MoeCombineProblem p;

@@ -287,6 +287,13 @@ std::string run_gather(bool quick, std::int64_t& cases) {
             if (!wrong.empty()) return wrong;
             ++cases;
           }
+  for (const std::int64_t group : {-2, -1, 0, 128})  // many copies of few tokens: quantized once
+    for (const std::int64_t columns : {7168, 7170}) {
+      const std::string wrong =
+          gather_case(19, columns, 1200, group, DType::bfloat16, DType::float8_e4m3fn, false, false, ++seed);
+      if (!wrong.empty()) return wrong;
+      ++cases;
+    }
   for (const std::int64_t group : {-2, -1, 0, 64}) {  // nothing to read
     const std::string wrong =
         first_of({gather_case(0, 64, 9, group, DType::bfloat16, DType::int8, false, false, ++seed),
