@@ -17,15 +17,10 @@ using validation::violation;
 
 const char* operator_of(const GemmProblem& problem) { return problem.has_azp ? "scaled_mm_azp" : "scaled_mm"; }
 
-std::string problem_text(const GemmProblem& problem) {
-  return std::string(name(problem.input_dtype)) + " with " + name(problem.scale_a.mode) + " x " +
-         name(problem.scale_b.mode) + " scales";
-}
-
+// Every architecture runs every problem whose result fits a memory.
 Status no_kernel(const GemmProblem& problem, const DeviceFacts& facts) {
-  return violation(operator_of(problem), "an architecture with a kernel for " + problem_text(problem),
-                   name(facts.architecture),
-                   "run it on the cpu or on sm90a, or see evergemm.explain() for what runs where");
+  return violation(operator_of(problem), std::string("a result whose tiles ") + name(facts.architecture) + " can count",
+                   "m " + std::to_string(problem.m) + " and n " + std::to_string(problem.n), "split the product");
 }
 
 }  // namespace

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The portable family as the planner sees it: reads the rows and rules of portable.h for each architecture, and stands behind
-// Hopper's own rows for what those cannot run. Must not go here: thresholds (portable.h), kernels (src/cuda).
+// The portable family as the planner sees it: reads the rows and costs of portable.h for each architecture, and stands behind
+// Hopper's own rows for what those cannot run. Must not go here: costs (portable.h), kernels (src/cuda).
 #include "plan/portable.h"
 
 #include <algorithm>
@@ -48,14 +48,54 @@ const char* text_of(Mainloop mainloop) {
                                           : "float8_e4m3fn, promoted to fp32 every 128 of k";
 }
 
-std::span<const Rule> portable_rules(const GemmProblem& problem, const DeviceFacts&) {
+// One rule a cost: the row that was chosen for a problem, as the planner walks it.
+template <std::size_t N>
+constexpr std::array<Rule, N> rules_of(const std::array<PortableCost, N>& costs) {
+  std::array<Rule, N> rules{};
+  for (std::size_t i = 0; i < N; ++i) rules[i] = Rule{any, any, any, costs[i].row, kPortableLeastTime};
+  return rules;
+}
+constexpr auto kInt8Rules = rules_of(kPortableInt8Costs);
+constexpr auto kFp8Rules = rules_of(kPortableFp8Costs);
+constexpr auto kPromotedRules = rules_of(kPortablePromotedCosts);
+constexpr auto kFp16Rules = rules_of(kPortableFp16Costs);
+constexpr auto kFp16PromotedRules = rules_of(kPortableFp16PromotedCosts);
+
+// Nanoseconds for each 128 of k, or the most there is where tiles cannot be counted.
+std::int64_t predict(const PortableCost& cost, const GemmProblem& problem, const DeviceFacts& facts) {
+  constexpr std::int64_t kMost = std::numeric_limits<std::int64_t>::max();
+  const PortableTile& tile = tile_of(facts, cost.row);
+  const std::int64_t rows = (problem.m - 1) / tile.m + 1, columns = (problem.n - 1) / tile.n + 1;
+  if (rows > std::numeric_limits<std::int32_t>::max() / columns) return kMost;
+  const std::int64_t cores = std::max<std::int64_t>(1, facts.cores), share = (rows * columns - 1) / cores + 1;
+  const std::int64_t rounds = (share - 1) / cost.resident + 1;
+  // as floats: a broadcast operand may be larger than int64 counts
+  const double bytes = 128.0 * (static_cast<double>(problem.m) + static_cast<double>(problem.n));
+  const auto moving = static_cast<std::int64_t>(
+      std::min(bytes / (static_cast<double>(cores) * static_cast<double>(kPortableBytesPerNanosecond)), 1e18));
+  return std::max({rounds * cost.alone_ns, share * cost.shared_ns, moving});
+}
+
+template <std::size_t N>
+std::span<const Rule> least_time(const std::array<PortableCost, N>& costs, const std::array<Rule, N>& rules,
+                                 const GemmProblem& problem, const DeviceFacts& facts) {
+  std::size_t best = 0;
+  for (std::size_t i = 1; i < N; ++i)
+    if (predict(costs[i], problem, facts) < predict(costs[best], problem, facts)) best = i;
+  return std::span<const Rule>(rules).subspan(best, 1);
+}
+
+std::span<const Rule> portable_rules(const GemmProblem& problem, const DeviceFacts& facts) {
+  const bool own = entry_of(facts.architecture).multiplies_fp8;
   switch (mainloop_of(problem)) {
     case Mainloop::int8:
-      return kPortableInt8Rules;
+      return least_time(kPortableInt8Costs, kInt8Rules, problem, facts);
     case Mainloop::fp8_fast:
-      return kPortableFp8Rules;
+      return own ? least_time(kPortableFp8Costs, kFp8Rules, problem, facts)
+                 : least_time(kPortableFp16Costs, kFp16Rules, problem, facts);
     case Mainloop::fp8_promoted:
-      return kPortablePromotedRules;
+      return own ? least_time(kPortablePromotedCosts, kPromotedRules, problem, facts)
+                 : least_time(kPortableFp16PromotedCosts, kFp16PromotedRules, problem, facts);
   }
   return {};
 }
@@ -77,10 +117,8 @@ std::string portable_why_not(const GemmProblem& problem, const DeviceFacts& fact
   return std::string();
 }
 
-// The row that a rule names runs everything, but for a count of tiles: then the largest of them.
-std::int32_t portable_fallback(const GemmProblem& problem, const DeviceFacts&) {
-  return portable_rules(problem, DeviceFacts()).back().row;
-}
+// The row of the least time runs everything that can be counted; nothing runs more.
+std::int32_t portable_fallback(const GemmProblem&, const DeviceFacts&) { return -1; }
 
 void portable_finish(const GemmProblem& problem, const DeviceFacts&, Plan& plan) {
   plan.accumulation = problem.input_dtype == DType::int8           ? Accumulation::exact_int32
@@ -112,12 +150,8 @@ std::string hopper_why_not(const GemmProblem& problem, const DeviceFacts& facts,
   return row < kSm90Rows ? kSm90Table.why_not(problem, facts, row) : portable_why_not(problem, facts, row - kSm90Rows);
 }
 std::int32_t hopper_fallback(const GemmProblem& problem, const DeviceFacts& facts) {
-  for (const Rule& rule : portable_rules(problem, facts)) {
-    if (problem.m > rule.m || problem.n > rule.n || problem.k > rule.k) continue;
-    if (portable_why_not(problem, facts, rule.row).empty()) return kSm90Rows + rule.row;
-    break;
-  }
-  return kSm90Rows + portable_fallback(problem, facts);
+  const std::int32_t row = portable_rules(problem, facts).front().row;
+  return portable_why_not(problem, facts, row).empty() ? kSm90Rows + row : -1;
 }
 void hopper_finish(const GemmProblem& problem, const DeviceFacts& facts, Plan& plan) {
   if (plan.row < kSm90Rows)

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// The portable family's rows and rules: one kernel template on warp-level tensor core instructions for every NVIDIA GPU from
+// The portable family's rows and costs: one kernel template on warp-level tensor core instructions for every NVIDIA GPU from
 // Turing on. A row is compiled for the architectures of one memory class, which sets its number of stages.
-// Data only: cmake/KernelInstances.cmake compiles the rows, src/cuda/portable has the template, plan/portable.cpp reads the rules.
+// Data only: cmake/PortableInstances.cmake compiles the rows, src/cuda/portable has the template, plan/portable.cpp chooses.
 // Must not go here: CUDA, decisions.
 #pragma once
 #include <array>
@@ -192,39 +192,71 @@ constexpr std::int32_t portable_row(Mainloop mainloop, std::int32_t m, std::int3
   return -1;
 }
 
-// ---- rules ---------------------------------------------------------------------------------------------------------------
-// Not measured on the cards that they are for: docs/tuning_log.md says where the thresholds come from.
+// ---- costs ---------------------------------------------------------------------------------------------------------------
+// A multiprocessor's share of the tiles takes, for each 128 of k,
+//   max(alone_ns * rounds of `resident` tiles, shared_ns * tiles, bytes of a and b / kPortableBytesPerNanosecond)
+// and the row with the least time runs; a tie goes to the earlier one. The costs are an H100's (docs/tuning_log.md); on other
+// GPUs, where nobody has measured yet, only their ratios count, and the number of multiprocessors is the device's.
+struct PortableCost {
+  std::int32_t row;
+  std::int32_t resident;  // tiles that a multiprocessor has at a time
+  std::int32_t alone_ns, shared_ns;
+};
+inline constexpr std::int64_t kPortableBytesPerNanosecond = 17;  // that a multiprocessor draws from memory
+inline constexpr const char* kPortableLeastTime = "least predicted time for each multiprocessor's share of the tiles";
 
-inline constexpr const char* kPortableStream = "few tokens: deep stages of k stream the weights once";
-inline constexpr const char* kPortableMiddle = "tiles small enough that there is one for every multiprocessor";
-inline constexpr const char* kPortableLarge =
-    "64 x 64 outputs a warp: the most products for each byte from shared memory";
-
-constexpr auto portable_one_sum_rules(Mainloop mainloop) {
+constexpr auto portable_costs(Mainloop mainloop) {
   return std::array{
-      Rule{16, any, any, portable_row(mainloop, 16, 64), kPortableStream},
-      Rule{32, any, any, portable_row(mainloop, 32, 64), kPortableStream},
-      Rule{64, any, any, portable_row(mainloop, 64, 64), kPortableMiddle},
-      Rule{256, 4096, any, portable_row(mainloop, 64, 64), kPortableMiddle},
-      Rule{256, any, any, portable_row(mainloop, 64, 128), kPortableMiddle},
-      Rule{512, 4096, any, portable_row(mainloop, 64, 128), kPortableMiddle},
-      Rule{1024, 2048, any, portable_row(mainloop, 64, 128), kPortableMiddle},
-      Rule{1024, 8192, any, portable_row(mainloop, 128, 128), kPortableLarge},
-      Rule{any, 1024, any, portable_row(mainloop, 128, 128), kPortableLarge},
-      Rule{any, any, any, portable_row(mainloop, 128, 256), kPortableLarge},
+      PortableCost{portable_row(mainloop, 16, 64), 2, 270, 200},
+      PortableCost{portable_row(mainloop, 32, 64), 3, 290, 220},
+      PortableCost{portable_row(mainloop, 64, 64), 3, 450, 250},
+      PortableCost{portable_row(mainloop, 64, 128), 3, 600, 440},
+      PortableCost{portable_row(mainloop, 128, 128), 2, 800, 710},
+      PortableCost{portable_row(mainloop, 128, 256), 1, 1250, 1450},
   };
 }
-inline constexpr auto kPortableInt8Rules = portable_one_sum_rules(Mainloop::int8);
-inline constexpr auto kPortableFp8Rules = portable_one_sum_rules(Mainloop::fp8_fast);
-inline constexpr std::array kPortablePromotedRules = {
-    Rule{16, any, any, portable_row(Mainloop::fp8_promoted, 16, 64), kPortableStream},
-    Rule{32, any, any, portable_row(Mainloop::fp8_promoted, 32, 64), kPortableStream},
-    Rule{64, any, any, portable_row(Mainloop::fp8_promoted, 64, 64), kPortableMiddle},
-    Rule{256, 4096, any, portable_row(Mainloop::fp8_promoted, 64, 64), kPortableMiddle},
-    Rule{512, 4096, any, portable_row(Mainloop::fp8_promoted, 64, 128), kPortableMiddle},
-    Rule{any, any, any, portable_row(Mainloop::fp8_promoted, 128, 128), kPortableLarge},
+inline constexpr auto kPortableInt8Costs = portable_costs(Mainloop::int8);
+inline constexpr auto kPortableFp8Costs = portable_costs(Mainloop::fp8_fast);
+inline constexpr std::array kPortablePromotedCosts = {
+    PortableCost{portable_row(Mainloop::fp8_promoted, 16, 64), 2, 270, 200},
+    PortableCost{portable_row(Mainloop::fp8_promoted, 32, 64), 3, 290, 220},
+    PortableCost{portable_row(Mainloop::fp8_promoted, 64, 64), 3, 450, 270},
+    PortableCost{portable_row(Mainloop::fp8_promoted, 64, 128), 2, 600, 480},
+    PortableCost{portable_row(Mainloop::fp8_promoted, 128, 128), 1, 800, 800},
 };
-static_assert(well_formed(kPortableInt8Rules) && well_formed(kPortableFp8Rules) && well_formed(kPortablePromotedRules));
+// Where fp8 is multiplied as fp16.
+inline constexpr std::array kPortableFp16Costs = {
+    PortableCost{portable_row(Mainloop::fp8_fast, 16, 64), 2, 300, 250},
+    PortableCost{portable_row(Mainloop::fp8_fast, 32, 64), 3, 450, 370},
+    PortableCost{portable_row(Mainloop::fp8_fast, 64, 64), 3, 700, 430},
+    PortableCost{portable_row(Mainloop::fp8_fast, 64, 128), 3, 1430, 740},
+    PortableCost{portable_row(Mainloop::fp8_fast, 128, 128), 2, 2700, 1600},
+    PortableCost{portable_row(Mainloop::fp8_fast, 128, 256), 1, 2900, 3100},
+};
+inline constexpr std::array kPortableFp16PromotedCosts = {
+    PortableCost{portable_row(Mainloop::fp8_promoted, 16, 64), 2, 690, 400},
+    PortableCost{portable_row(Mainloop::fp8_promoted, 32, 64), 3, 780, 440},
+    PortableCost{portable_row(Mainloop::fp8_promoted, 64, 64), 3, 790, 460},
+    PortableCost{portable_row(Mainloop::fp8_promoted, 64, 128), 2, 1240, 1210},
+    PortableCost{portable_row(Mainloop::fp8_promoted, 128, 128), 1, 2360, 2380},
+};
+
+template <std::size_t N>
+constexpr bool portable_rows_exist(const std::array<PortableCost, N>& costs) {
+  for (const PortableCost& cost : costs)
+    if (cost.row < 0 || cost.resident < 1) return false;
+  return true;
+}
+static_assert(portable_rows_exist(kPortableInt8Costs) && portable_rows_exist(kPortableFp8Costs) &&
+              portable_rows_exist(kPortablePromotedCosts) && portable_rows_exist(kPortableFp16Costs) &&
+              portable_rows_exist(kPortableFp16PromotedCosts));
+
+// ---- rules: grouped products ---------------------------------------------------------------------------------------------
+
+inline constexpr const char* kPortableStream = "few rows an expert: deep stages of k stream the weights once";
+inline constexpr const char* kPortableMiddle = "small tiles waste little of an expert's last one";
+inline constexpr const char* kPortableLarge =
+    "64 x 64 outputs a warp: the most products for each byte from shared memory";
 
 // By the rows of an expert on average, which is what the host knows. m alone decides.
 constexpr auto portable_grouped_rules_of(Mainloop mainloop) {
@@ -248,14 +280,5 @@ constexpr bool portable_grouped_rows_exist(const std::array<Rule, N>& rules) {
 static_assert(portable_grouped_rows_exist(kPortableGroupedInt8Rules) &&
               portable_grouped_rows_exist(kPortableGroupedFp8Rules) &&
               portable_grouped_rows_exist(kPortableGroupedPromotedRules));
-
-template <std::size_t N>
-constexpr bool portable_rows_exist(const std::array<Rule, N>& rules) {
-  for (const Rule& rule : rules)
-    if (rule.row < 0) return false;
-  return true;
-}
-static_assert(portable_rows_exist(kPortableInt8Rules) && portable_rows_exist(kPortableFp8Rules) &&
-              portable_rows_exist(kPortablePromotedRules));
 
 }  // namespace evergemm::plan_tables

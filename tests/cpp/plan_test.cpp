@@ -111,6 +111,30 @@ TEST(Plan, EveryGpuArchitectureRunsEverything) {
               }
 }
 
+TEST(Plan, AResultThatFitsNoMemoryIsAnErrorThatNamesTheFix) {
+  Plan chosen;
+  EXPECT_EQ(
+      plan(problem_of(DType::int8, std::int64_t{1} << 40, std::int64_t{1} << 40, 16), facts_of("sm80"), chosen).text(),
+      "scaled_mm: expected a result whose tiles sm80 can count; got m 1099511627776 and n 1099511627776; fix: split "
+      "the product.");
+}
+
+// Tiles grow with the share of a multiprocessor: a card with fewer of them takes larger ones earlier.
+TEST(Plan, TilesSuitTheNumberOfMultiprocessors) {
+  const auto row = [](const char* architecture, std::int64_t m) {
+    Plan chosen;
+    EXPECT_TRUE(plan(problem_of(DType::int8, m, 4096, 4096), facts_of(architecture), chosen).ok());
+    return std::string(chosen.name);
+  };
+  EXPECT_EQ(row("sm80", 1), "portable_int8_16x64x128_s8");
+  EXPECT_EQ(row("sm80", 16), "portable_int8_16x64x128_s8");
+  EXPECT_EQ(row("sm75", 16), "portable_int8_16x64x128_s2");
+  EXPECT_EQ(row("sm89", 8192), "portable_int8_128x128x64_s3");
+  EXPECT_EQ(row("sm100", 8192), "portable_int8_128x128x64_s4");
+  EXPECT_EQ(row("sm120", 256), "portable_int8_64x64x128_s3");
+  EXPECT_EQ(row("sm75", 256), "portable_int8_128x128x64_s2");
+}
+
 TEST(Plan, ExplainSaysHowAnArchitectureMultipliesFp8) {
   for (const char* architecture : {"sm75", "sm80", "sm86", "sm90a", "sm100", "sm103", "sm110"}) {
     GemmProblem problem = problem_of(DType::float8_e4m3fn, 64, 512, 512);
