@@ -104,10 +104,11 @@ constexpr RowName name_of(const PortableTile& tile) {
 
 // ---- rows ----------------------------------------------------------------------------------------------------------------
 
-inline constexpr std::size_t kPortableRows = 17;
+inline constexpr std::size_t kPortableRows = 20;
 
-// Few tokens: 16 and 32 of them, with 128 bytes of k a stage and many stages, so that weights stream. Many: 64 x 64 a warp, the
-// most products for each byte that a warp reads from shared memory. Promotion keeps a second set of sums: half of that.
+// Few tokens: 16 and 32 of them, with 128 bytes of k a stage and many stages, so that weights stream; 32 features where there
+// are few of those too. Many: 64 x 64 a warp, the most products for each byte that a warp reads from shared memory. Promotion
+// keeps a second set of sums: half of that.
 // clang-format off
 constexpr std::array<PortableTile, kPortableRows> portable_rows(MemoryClass memory) {
   const auto stages = [memory](std::int32_t turing, std::int32_t small, std::int32_t large) {
@@ -115,18 +116,21 @@ constexpr std::array<PortableTile, kPortableRows> portable_rows(MemoryClass memo
   };
   return {
       //                                    m    n    k   warps  stages
+      PortableTile{Mainloop::int8,          16,  32, 128, 1, 2, stages(2, 6, 12)},
       PortableTile{Mainloop::int8,          16,  64, 128, 1, 4, stages(2, 4, 8)},
       PortableTile{Mainloop::int8,          32,  64, 128, 1, 4, stages(2, 4, 6)},
       PortableTile{Mainloop::int8,          64,  64, 128, 2, 2, stages(2, 3, 4)},
       PortableTile{Mainloop::int8,          64, 128,  64, 2, 2, stages(2, 4, 5)},
       PortableTile{Mainloop::int8,         128, 128,  64, 2, 2, stages(2, 3, 4)},
       PortableTile{Mainloop::int8,         128, 256,  64, 2, 4, stages(2, 4, 4)},
+      PortableTile{Mainloop::fp8_fast,      16,  32, 128, 1, 2, stages(2, 6, 12)},
       PortableTile{Mainloop::fp8_fast,      16,  64, 128, 1, 4, stages(2, 4, 8)},
       PortableTile{Mainloop::fp8_fast,      32,  64, 128, 1, 4, stages(2, 4, 6)},
       PortableTile{Mainloop::fp8_fast,      64,  64, 128, 2, 2, stages(2, 3, 4)},
       PortableTile{Mainloop::fp8_fast,      64, 128,  64, 2, 2, stages(2, 4, 5)},
       PortableTile{Mainloop::fp8_fast,     128, 128,  64, 2, 2, stages(2, 3, 4)},
       PortableTile{Mainloop::fp8_fast,     128, 256,  64, 2, 4, stages(2, 4, 4)},
+      PortableTile{Mainloop::fp8_promoted,  16,  32, 128, 1, 2, stages(2, 6, 12)},
       PortableTile{Mainloop::fp8_promoted,  16,  64, 128, 1, 4, stages(2, 4, 8)},
       PortableTile{Mainloop::fp8_promoted,  32,  64, 128, 1, 4, stages(2, 4, 6)},
       PortableTile{Mainloop::fp8_promoted,  64,  64, 128, 2, 2, stages(2, 3, 4)},
@@ -208,6 +212,7 @@ inline constexpr const char* kPortableLeastTime = "least predicted time for each
 constexpr auto portable_costs(Mainloop mainloop) {
   return std::array{
       PortableCost{portable_row(mainloop, 16, 64), 2, 270, 200},
+      PortableCost{portable_row(mainloop, 16, 32), 3, 190, 120},
       PortableCost{portable_row(mainloop, 32, 64), 3, 290, 220},
       PortableCost{portable_row(mainloop, 64, 64), 3, 450, 250},
       PortableCost{portable_row(mainloop, 64, 128), 3, 600, 440},
@@ -219,6 +224,7 @@ inline constexpr auto kPortableInt8Costs = portable_costs(Mainloop::int8);
 inline constexpr auto kPortableFp8Costs = portable_costs(Mainloop::fp8_fast);
 inline constexpr std::array kPortablePromotedCosts = {
     PortableCost{portable_row(Mainloop::fp8_promoted, 16, 64), 2, 270, 200},
+    PortableCost{portable_row(Mainloop::fp8_promoted, 16, 32), 3, 190, 120},
     PortableCost{portable_row(Mainloop::fp8_promoted, 32, 64), 3, 290, 220},
     PortableCost{portable_row(Mainloop::fp8_promoted, 64, 64), 3, 450, 270},
     PortableCost{portable_row(Mainloop::fp8_promoted, 64, 128), 2, 600, 480},
@@ -227,6 +233,7 @@ inline constexpr std::array kPortablePromotedCosts = {
 // Where fp8 is multiplied as fp16.
 inline constexpr std::array kPortableFp16Costs = {
     PortableCost{portable_row(Mainloop::fp8_fast, 16, 64), 2, 300, 250},
+    PortableCost{portable_row(Mainloop::fp8_fast, 16, 32), 3, 200, 140},
     PortableCost{portable_row(Mainloop::fp8_fast, 32, 64), 3, 450, 370},
     PortableCost{portable_row(Mainloop::fp8_fast, 64, 64), 3, 700, 430},
     PortableCost{portable_row(Mainloop::fp8_fast, 64, 128), 3, 1430, 740},
@@ -235,6 +242,7 @@ inline constexpr std::array kPortableFp16Costs = {
 };
 inline constexpr std::array kPortableFp16PromotedCosts = {
     PortableCost{portable_row(Mainloop::fp8_promoted, 16, 64), 2, 690, 400},
+    PortableCost{portable_row(Mainloop::fp8_promoted, 16, 32), 3, 400, 250},
     PortableCost{portable_row(Mainloop::fp8_promoted, 32, 64), 3, 780, 440},
     PortableCost{portable_row(Mainloop::fp8_promoted, 64, 64), 3, 790, 460},
     PortableCost{portable_row(Mainloop::fp8_promoted, 64, 128), 2, 1240, 1210},
