@@ -371,6 +371,43 @@ std::string spread_nan(const Options& options, std::int64_t& cases) {
   return "";
 }
 
+// Replays of a captured graph see what the buffers hold at the time of the replay; launches share no state.
+std::string replay_graphs(const Options& options, std::int64_t& cases) {
+  for (const Kind kind : {Kind::int8, Kind::fast, Kind::block})
+    for (const VariantOfBuild& build : kBuilds)
+      for (std::size_t row = 0; row < kPortableRows; ++row) {
+        if (!selected(options, build, row) || tile_of(build, row).mainloop != mainloop_of(kind)) continue;
+        Variant variant;
+        variant.row_scale_a = variant.row_scale_b = true;
+        GemmCase test(kind, Data::random, Shape{72, 200, 1040}, variant, 5 + static_cast<std::uint64_t>(row));
+        cudaStream_t stream;
+        require(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "cudaStreamCreate");
+        std::string failure =
+            run_row(build, row, test.device_problem(), stream);  // attributes are set outside the capture
+        cudaGraph_t graph;
+        cudaGraphExec_t executable;
+        require(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal), "capture");
+        for (int i = 0; i < 3 && failure.empty(); ++i) failure = run_row(build, row, test.device_problem(), stream);
+        require(cudaStreamEndCapture(stream, &graph), "end of capture");
+        require(cudaGraphInstantiate(&executable, graph, 0), "instantiate");
+        for (int round = 0; round < 2 && failure.empty(); ++round) {
+          if (round > 0) test.redraw_a();
+          test.solve(model_of(kind != Kind::fast, build.step));
+          test.poison_output();
+          require(cudaDeviceSynchronize(), "poison");
+          for (int i = 0; i < (options.quick ? 2 : 20); ++i) require(cudaGraphLaunch(executable, stream), "replay");
+          require(cudaStreamSynchronize(stream), "replays");
+          failure = test.judge(true);
+          ++cases;
+        }
+        require(cudaGraphExecDestroy(executable), "destroy");
+        require(cudaGraphDestroy(graph), "destroy");
+        require(cudaStreamDestroy(stream), "destroy");
+        if (!failure.empty()) return name_of_row(build, row) + ": " + failure;
+      }
+  return "";
+}
+
 // Every code of e4m3 times one, so that each conversion shows.
 std::string convert_every_code(const Options& options, std::int64_t& cases) {
   for (const VariantOfBuild& build : kBuilds)
@@ -459,5 +496,6 @@ int main(int argument_count, char** arguments) {
     report.test("portable", std::string("grouped_") + name(kind),
                 [&](std::int64_t& cases) { return run_grouped_rows(options, kind, cases); });
   }
+  report.test("portable", "graphs", [&](std::int64_t& cases) { return replay_graphs(options, cases); });
   return report.finish(junit);
 }
