@@ -46,13 +46,17 @@ bool encode(const Matrix& matrix, std::int32_t box_inner, std::int32_t box_outer
   if (function == nullptr || !copyable(matrix)) return false;
   // A single row has no pitch of its own: give it the smallest that the copy engine takes.
   const std::int64_t row_bytes = (matrix.inner * matrix.element_bytes + 15) / 16 * 16;
-  const cuuint64_t sizes[2] = {static_cast<cuuint64_t>(matrix.inner), static_cast<cuuint64_t>(matrix.outer)};
-  const cuuint64_t pitch[1] = {
-      static_cast<cuuint64_t>(matrix.outer == 1 ? row_bytes : matrix.pitch * matrix.element_bytes)};
-  const cuuint32_t box[2] = {static_cast<cuuint32_t>(box_inner), static_cast<cuuint32_t>(box_outer)};
-  const cuuint32_t steps[2] = {1, 1};
+  const std::int64_t pitch_bytes = matrix.outer == 1 ? row_bytes : matrix.pitch * matrix.element_bytes;
+  // Nor has a single plane.
+  const std::int64_t plane_bytes = matrix.planes <= 1 ? pitch_bytes : matrix.plane_pitch * matrix.element_bytes;
+  const cuuint64_t sizes[3] = {static_cast<cuuint64_t>(matrix.inner), static_cast<cuuint64_t>(matrix.outer),
+                               static_cast<cuuint64_t>(matrix.planes)};
+  const cuuint64_t pitch[2] = {static_cast<cuuint64_t>(pitch_bytes), static_cast<cuuint64_t>(plane_bytes)};
+  const cuuint32_t box[3] = {static_cast<cuuint32_t>(box_inner), static_cast<cuuint32_t>(box_outer), 1};
+  const cuuint32_t steps[3] = {1, 1, 1};
+  const cuuint32_t dimensions = matrix.planes == 0 ? 2 : 3;  // as many as the kernel's copies name
   // Not kept between calls: the driver takes 47 ns, looking one up took nearly as long (docs/tuning_log.md).
-  return function(&map, matrix.type, 2, const_cast<void*>(matrix.data), sizes, pitch, box, steps,
+  return function(&map, matrix.type, dimensions, const_cast<void*>(matrix.data), sizes, pitch, box, steps,
                   CU_TENSOR_MAP_INTERLEAVE_NONE, swizzle, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
                   CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
 }
