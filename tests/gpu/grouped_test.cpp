@@ -48,6 +48,12 @@ bool selected(const Options& options, std::int32_t row) {
   return options.rows.empty() || std::string(grouped_row_name_sm90(row)).find(options.rows) != std::string::npos;
 }
 
+struct Part {
+  Kind kind;
+  int layout;  // of block scales
+  const char* suffix;
+};
+
 bool any_selected(const Options& options, Kind kind) {
   const char* prefix = kind == Kind::int8 ? "sm90_int8_" : kind == Kind::fast ? "sm90_fp8_" : "sm90_fp8promoted_";
   for (std::int32_t row = 0; row < kSm90GroupedRows; ++row)
@@ -168,7 +174,6 @@ GroupedVariant draw_variant(GroupedForm form, Kind kind, int index, Random& rand
   if (form == GroupedForm::dropin && index % 4 >= 2 && !variant.exact) variant.output = DType::float16;
   variant.row_scale_a = random.below(3) != 0;
   variant.row_scale_b = random.below(3) != 0;
-  variant.scale_layout = static_cast<int>(random.below(2));
   if (form == GroupedForm::dropin) return variant;
   variant.clear = random.below(2) == 0;
   variant.a_pad = random.below(3) * 16;
@@ -178,7 +183,7 @@ GroupedVariant draw_variant(GroupedForm form, Kind kind, int index, Random& rand
   return variant;
 }
 
-std::string run_forced_rows(const Options& options, GroupedForm form, Kind kind, std::int64_t& cases) {
+std::string run_forced_rows(const Options& options, GroupedForm form, Kind kind, int layout, std::int64_t& cases) {
   Random random{static_cast<std::uint64_t>(kind) * 1000003 + static_cast<std::uint64_t>(form) * 77 + 5};
   std::string failures;
   int failed = 0, index = static_cast<int>(kind);
@@ -190,7 +195,9 @@ std::string run_forced_rows(const Options& options, GroupedForm form, Kind kind,
   for (const GroupedShape& shape : shapes)
     for (int pass = 0; pass < (options.tiny ? 1 : 2); ++pass) {
       const std::uint64_t seed = random.next();
-      GroupedCase test(kind, shape, draw_variant(form, kind, index++, random), seed);
+      GroupedVariant variant = draw_variant(form, kind, index++, random);
+      variant.scale_layout = layout;
+      GroupedCase test(kind, shape, variant, seed);
       for (int i = 0; i < (options.tiny ? 1 : 3); ++i) {
         const Routing routing = options.tiny ? Routing::uniform : kRoutings[(index * 2 + i * 5 + pass) % 6];
         route(test, shape, form, routing, random);
@@ -235,6 +242,7 @@ std::string run_plain_row(const Options& options, std::int64_t& cases) {
         variant.a_pad = random.below(4);
         variant.b_pad = random.below(4);
         variant.shift = random.below(16);
+        variant.scale_layout = index % 2;
         const std::uint64_t seed = random.next();
         GroupedCase test(kind, shape, variant, seed);
         route(test, shape, form, kRoutings[index % 6], random);
@@ -269,16 +277,20 @@ int main(int argument_count, char** arguments) {
       options.quick = options.tiny = true;
   }
   Report report;
-  for (const GroupedForm form : {GroupedForm::ragged, GroupedForm::masked, GroupedForm::dropin})
-    for (const Kind kind : {Kind::int8, Kind::fast, Kind::promoted, Kind::block}) {
+  // Block scales twice: copied by plain loads where k is their fast dimension, else by the copy engine.
+  for (const auto& [kind, layout, suffix] :
+       {Part{Kind::int8, 0, ""}, Part{Kind::fast, 0, ""}, Part{Kind::promoted, 0, ""}, Part{Kind::block, 1, "_loaded"},
+        Part{Kind::block, 0, "_copied"}})
+    for (const GroupedForm form : {GroupedForm::ragged, GroupedForm::masked, GroupedForm::dropin}) {
       if (form == GroupedForm::dropin && kind >= Kind::promoted) continue;  // cutlass_moe_mm has neither
       if (options.tiny && form != GroupedForm::ragged) continue;
       if (!any_selected(options, kind)) continue;  // --rows names none of this kind
       const char* form_name = form == GroupedForm::ragged   ? "ragged"
                               : form == GroupedForm::masked ? "masked"
                                                             : "dropin";
-      report.test(form_name, name(kind),
-                  [&](std::int64_t& cases) { return run_forced_rows(options, form, kind, cases); });
+      report.test(form_name, std::string(name(kind)) + suffix, [&, kind = kind, layout = layout](std::int64_t& cases) {
+        return run_forced_rows(options, form, kind, layout, cases);
+      });
     }
   if (options.tiny) return report.finish(junit);
   report.test("plain", "unaligned", [&](std::int64_t& cases) { return run_plain_row(options, cases); });
