@@ -125,7 +125,7 @@ def gpu(
         axes.minorticks_off()
     left.set(ylabel="share of the roofline", ylim=(0, 1))
     left.set_title("Share of the least time")
-    left.legend(fontsize=7, loc="lower right")
+    left.legend(fontsize=7, loc="lower left")
     right.set(ylabel="time of the best peer / evergemm's", ylim=(0, None))
     right.set_title("Against the best of torch's: above 1, evergemm is faster")
     right.legend(fontsize=8, loc="lower left")

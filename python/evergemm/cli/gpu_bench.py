@@ -42,6 +42,7 @@ _CHECKED_ROWS, _CHECKED_COLUMNS = 16, 512
 _ERROR_LIMIT = 0.02  # of the norm of a sample: far above rounding, far below a lost block of k or a wrong scale
 _EAGER_CALLS, _EAGER_ROUNDS = 50, 9
 _EAGER_MOST_US = 200.0  # of the device: longer calls fill its queue, and say nothing of the host
+_QUANTIZED_ROWS, _QUANTIZED_COLUMNS = 4096, 8192
 _WARM_SECONDS = 0.1  # clocks settle under power before large problems are timed
 
 Call = Callable[[int], torch.Tensor]
@@ -436,16 +437,18 @@ def draw(path: Path, measurements: Sequence[Measurement], names: Sequence[str]) 
 
 
 def copy_bandwidth(rounds: int = 5) -> float:
-    """Bytes a second, read and written, of a copy on the device."""
-    source = torch.empty(256 << 20, dtype=torch.uint8, device="cuda").fill_(1)
-    target = torch.empty_like(source)
-    replay = Replay(lambda _: target.copy_(source), 4)
-    return 2 * source.nbytes / (min(replay.microseconds(10) for _ in range(rounds)) * 1e-6)
+    """Bytes a second, read and written, of a copy on the device of as many bytes as a quantizer's input has."""
+    sets, size = 4, 2 * _QUANTIZED_ROWS * _QUANTIZED_COLUMNS
+    sources = [torch.empty(size, dtype=torch.uint8, device="cuda").fill_(1) for _ in range(sets)]
+    targets = [torch.empty_like(source) for source in sources]
+    replay = Replay(lambda i: targets[i % sets].copy_(sources[i % sets]), sets)
+    times = replay.times_for(0.01)
+    return 2 * size / (statistics.median(replay.microseconds(times) for _ in range(rounds)) * 1e-6)
 
 
 def quantizer_lines(bandwidth: float, rounds: int, seconds: float) -> list[tuple]:
     """Each quantizer at 4096 x 8192 and 1 x 8192 bfloat16: microseconds, share of the copy's bandwidth."""
-    rows, columns, sets = 4096, 8192, 4
+    rows, columns, sets = _QUANTIZED_ROWS, _QUANTIZED_COLUMNS, 4
     fp8 = torch.float8_e4m3fn
     weight = torch.randn(columns, device="cuda", dtype=torch.bfloat16)
     one = torch.full((1,), 0.01, device="cuda")
@@ -571,8 +574,8 @@ def report(shapes: Sequence, picture: Path, rounds: int, seconds: float, quiet: 
             "",
             "### Quantizers",
             "",
-            f"8192 columns of bfloat16. A copy on the device moves {bandwidth / 1e9:,.0f} GB/s; bytes: each element read and written "
-            "once.",
+            f"8192 columns of bfloat16. A copy of as many bytes moves {bandwidth / 1e9:,.0f} GB/s; bytes: each element read and "
+            "written once.",
             "",
             markdown_table(("operator", "4096 rows, us", "of copy", "1 row, us"), quantizers, right=range(1, 4)),
         ]
