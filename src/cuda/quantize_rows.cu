@@ -64,25 +64,24 @@ __device__ __forceinline__ float factor_of(const QuantizeProblem& p, const typen
     float sum = 0;
     const int columns = static_cast<int>(p.columns);
     int column = threadIdx.x;
-    // One sum hangs on the other, so that loads run ahead of them by a whole group.
-    constexpr int kAhead = 16, kGroup = kAhead * kWarp;
+    // One sum hangs on the one before it, so that each load is issued kAhead sums before it is wanted; the last group loads the
+    // first one again.
+    constexpr int kAhead = 32, kGroup = kAhead * kWarp;
     typename Element::Bits ahead[kAhead];
-    const bool grouped = columns >= kGroup;
-    if (grouped) {
+    if (columns >= kGroup) {
 #pragma unroll
       for (int i = 0; i < kAhead; ++i) ahead[i] = staged[column + i * kWarp];
     }
+#pragma unroll 1
     for (int group = columns / kGroup; group > 0; --group) {
-      float x[kAhead];
-#pragma unroll
-      for (int i = 0; i < kAhead; ++i) x[i] = Element::widen(ahead[i]);
       column += kGroup;
-      if (group > 1) {
+      const typename Element::Bits* const from = staged + (group > 1 ? column : static_cast<int>(threadIdx.x));
 #pragma unroll
-        for (int i = 0; i < kAhead; ++i) ahead[i] = staged[column + i * kWarp];
+      for (int i = 0; i < kAhead; ++i) {
+        const float x = Element::widen(ahead[i]);
+        ahead[i] = from[i * kWarp];
+        sum = numerics::fma32(x, x, sum);
       }
-#pragma unroll
-      for (int i = 0; i < kAhead; ++i) sum = numerics::fma32(x[i], x[i], sum);
     }
     for (; column < columns; column += kWarp) {
       const float x = Element::widen(staged[column]);
