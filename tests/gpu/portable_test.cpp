@@ -78,6 +78,13 @@ Mainloop mainloop_of(Kind kind) {
   return kind == Kind::int8 ? Mainloop::int8 : kind == Kind::fast ? Mainloop::fp8_fast : Mainloop::fp8_promoted;
 }
 
+bool any_selected(const Options& options, Kind kind) {
+  for (const VariantOfBuild& build : kBuilds)
+    for (std::size_t row = 0; row < kPortableRows; ++row)
+      if (selected(options, build, row) && tile_of(build, row).mainloop == mainloop_of(kind)) return true;
+  return false;
+}
+
 std::string run_row(const VariantOfBuild& build, std::size_t row, const GemmProblem& problem,
                     cudaStream_t stream = nullptr) {
   return portable::launch(name_of_row(build, row).c_str(), tile_of(build, row), row_of(build, row), problem, stream,
@@ -486,9 +493,12 @@ int main(int argument_count, char** arguments) {
   }
   Report report;
   report.test("portable", "origin", [&](std::int64_t& cases) { return check_origin(options, cases); });
-  report.test("portable", "codes", [&](std::int64_t& cases) { return convert_every_code(options, cases); });
-  report.test("portable", "nan", [&](std::int64_t& cases) { return spread_nan(options, cases); });
+  if (any_selected(options, Kind::fast) || any_selected(options, Kind::promoted)) {
+    report.test("portable", "codes", [&](std::int64_t& cases) { return convert_every_code(options, cases); });
+    report.test("portable", "nan", [&](std::int64_t& cases) { return spread_nan(options, cases); });
+  }
   for (const Kind kind : {Kind::int8, Kind::fast, Kind::promoted, Kind::block}) {
+    if (!any_selected(options, kind)) continue;  // --rows names none of this kind
     double worst_rms = 0;
     report.test("portable", std::string("rows_") + name(kind),
                 [&](std::int64_t& cases) { return run_forced_rows(options, kind, cases, worst_rms); });
