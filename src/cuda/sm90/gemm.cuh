@@ -891,6 +891,9 @@ struct Gemm {
         }
       }
     __syncwarp();
+    // The loads above must have arrived, not only have been issued, before another CTA may write there again: without this,
+    // sums of the next tile were seen in this one.
+    __threadfence_block();
 #pragma unroll
     for (int part = 1; part < kSplit; ++part) ptx::barrier_arrive_at(taken, cta.rank + part * kClusterM * kClusterN);
     __syncwarp();  // as above: stmatrix and wgmma follow
