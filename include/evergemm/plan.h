@@ -39,6 +39,8 @@ bool is_built(Architecture architecture);
 enum class Accumulation : std::uint8_t { exact_int32, fast, promoted };
 const char* name(Accumulation accumulation);
 
+// A plan can be kept: it holds for all problems that differ in nothing but addresses of the same alignment to 16 bytes, and
+// run() is then all that a call costs.
 struct Plan {
   Architecture architecture = Architecture::cpu;
   std::int32_t row = -1;       // index into the architecture's table; -1: nothing to launch (empty result)
