@@ -4,12 +4,16 @@ and near dense floats otherwise), vLLM's calling pattern, graphs with changed ro
 
 from __future__ import annotations
 
+import copy
+import csv
+import importlib.util
 import pathlib
 import sys
 
 import evergemm
 import pytest
 import torch
+from evergemm.cli import main
 from evergemm.compat import vllm
 from evergemm.moe import QuantMoE
 
@@ -382,6 +386,83 @@ def test_quant_moe_moves_to_the_gpu(dtype):
         assert (
             relative_error(got.cpu(), wanted.double()) < 0.02
         )  # fp8 sums differ; one fp8 step of an activation is 0.06
+
+
+class MixtralExperts(torch.nn.Module):
+    """What quantize_ asks of transformers' class of that name."""
+
+    def __init__(self):
+        super().__init__()
+        self.gate_up_proj = torch.nn.Parameter(torch.randn(4, 144, 96) / 10)
+        self.down_proj = torch.nn.Parameter(torch.randn(4, 96, 72) / 8)
+        self.act_fn = torch.nn.SiLU()
+
+    def forward(self, hidden_states, top_k_index, top_k_weights):
+        result = torch.zeros_like(hidden_states)
+        for expert in range(4):
+            token, choice = (top_k_index == expert).nonzero(as_tuple=True)
+            gate, up = (hidden_states[token] @ self.gate_up_proj[expert].t()).chunk(2, 1)
+            y = (self.act_fn(gate) * up) @ self.down_proj[expert].t()
+            result.index_add_(0, token, y * top_k_weights[token, choice, None].to(y.dtype))
+        return result
+
+
+def stand_in() -> torch.nn.Module:
+    model = torch.nn.Module()
+    model.experts = MixtralExperts()
+    return model
+
+
+def mixtral() -> torch.nn.Module:
+    from transformers import MixtralConfig, MixtralModel
+
+    sizes = dict(
+        vocab_size=50, hidden_size=96, intermediate_size=72, num_hidden_layers=1, num_attention_heads=4,
+        num_key_value_heads=2, num_local_experts=4, num_experts_per_tok=2, max_position_embeddings=64,
+    )  # fmt: skip
+    model = MixtralModel(MixtralConfig(**sizes)).eval()
+    for parameter in model.parameters():
+        if parameter.dim() > 1:
+            torch.nn.init.normal_(parameter, std=parameter.shape[-1] ** -0.5)
+    return model
+
+
+MODELS = [stand_in, mixtral] if importlib.util.find_spec("transformers") else [stand_in]
+
+
+@pytest.mark.parametrize("config", [evergemm.Int8Dynamic, evergemm.Fp8Dynamic, evergemm.Fp8Block])
+@pytest.mark.parametrize("make", MODELS)
+def test_quantizing_experts_on_the_gpu(make, config):
+    """The buffers that the CPU makes; int8 results with its bits."""
+    with torch.no_grad():
+        on_cpu = make().to(torch.bfloat16)
+        on_gpu = copy.deepcopy(on_cpu).cuda()
+        for model in (on_cpu, on_gpu):
+            report = evergemm.quantize_(model, config())
+            (experts,) = (one for one in report.layers if one.name.endswith("experts"))
+            assert experts.row.startswith("cpu_moe_" if model is on_cpu else "cuda_moe_layer")
+            assert 0 < experts.relative_error < 0.09
+        first, second = (model.get_submodule(experts.name) for model in (on_cpu, on_gpu))
+        for name, buffer in first.named_buffers():
+            assert same_bits(buffer, second.get_buffer(name)), name
+        x, weights = torch.randn(21, 96, dtype=torch.bfloat16), torch.rand(21, 2)
+        index = random_ids(21, 2, 4, "uniform", torch.int64)
+        wanted, got = first(x, index, weights), second(x.cuda(), index.cuda(), weights.cuda())
+        if config is evergemm.Int8Dynamic:
+            assert same_bits(wanted, got)
+        assert relative_error(got.cpu(), wanted.double()) < 0.02
+
+
+def test_bench_times_whole_layers(tmp_path):
+    words = "bench --moe --shapes 16x4x512x256 --m 1,40 --rounds 2 --seconds 0.001"
+    assert main([*words.split(), "--output", str(tmp_path)]) == 0
+    with (tmp_path / "moe.csv").open() as file:
+        lines = list(csv.DictReader(file))
+    assert len([one for one in lines if one["implementation"] == "evergemm"]) == 6
+    assert "torch._scaled_grouped_mm" in {one["implementation"] for one in lines}
+    for one in lines:
+        assert 0 < float(one["roofline"]) < float(one["microseconds"])
+    assert (tmp_path / "moe.png").read_bytes().startswith(b"\x89PNG\r\n")
 
 
 def test_a_row_does_not_depend_on_its_neighbours():

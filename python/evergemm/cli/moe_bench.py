@@ -2,7 +2,8 @@
 """`evergemm bench --moe`: a whole mixture-of-experts layer beside compositions of torch's operators, on the GPU or the CPU.
 
 Routed alike for everyone, results checked before they are timed, implementations in turns. On a GPU graphs are replayed, a graph
-holding calls with different routings so that weights come from memory; on a CPU calls follow each other. Share: of the least
+holding calls with different routings so that weights come from memory; a loop over experts is timed as a user would run it,
+call by call, for its host has to know which experts have tokens. On a CPU calls follow each other. Share: of the least
 time that the weights of the experts used and the products need. Must not go here: scaled_mm's bench (bench.py, gpu_bench.py),
 drawing (charts.py).
 """
@@ -28,6 +29,7 @@ SCHEMES = ("fp8", "fp8-block", "int8")
 GPU_TOKENS, CPU_TOKENS = (1, 8, 64, 256, 1024, 4096), (1, 16, 128)
 GPU_SHAPES, CPU_SHAPES = ("F1",), ("16x4x512x256",)
 _SETS = 8  # routings
+_LOOP = ", a loop"  # how the names of loops over experts end
 _ERROR_LIMIT = {
     "fp8": 0.1,
     "fp8-block": 0.1,
@@ -244,10 +246,10 @@ def implementations(problem: Problem) -> dict[str, Call]:
             parts[0], weight[expert].t(), parts[1], scale[expert][None], out_dtype=torch.bfloat16, use_fast_accum=True
         )
 
-    candidates: dict[str, Call] = {OURS: fused, "evergemm.scaled_mm, a loop": _loop(problem, ours, ours_quantize)}
+    candidates: dict[str, Call] = {OURS: fused, f"evergemm.scaled_mm{_LOOP}": _loop(problem, ours, ours_quantize)}
     if layer.device == "cuda" and layer.scheme == "fp8":
         candidates["torch._scaled_grouped_mm"] = _torch_grouped(problem)
-        candidates["torch._scaled_mm, a loop"] = _loop(problem, scaled_mm, _per_token_fp8)
+        candidates[f"torch._scaled_mm{_LOOP}"] = _loop(problem, scaled_mm, _per_token_fp8)
     if layer.device == "cpu":
         dtype = torch.bfloat16
         floats = {
@@ -258,7 +260,7 @@ def implementations(problem: Problem) -> dict[str, Call]:
             name = "w13" if weight is layer.w13 else "w2"
             return torch.nn.functional.linear(parts[0], floats[name][expert])
 
-        candidates["torch bfloat16, a loop"] = _loop(problem, linear, lambda x: [x])
+        candidates[f"torch bfloat16{_LOOP}"] = _loop(problem, linear, lambda x: [x])
     found = {}
     for name, call in candidates.items():
         try:
@@ -311,6 +313,26 @@ def _roofline(problem: Problem) -> float | None:
     return max(moved / bandwidth, 2 * problem.tokens * shape.top_k * shape.weights / operations)
 
 
+class Eager:
+    """Calls one after the other; times as gpu_bench.Replay does."""
+
+    def __init__(self, call: Call):
+        self._call = call
+        self._begin, self._end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+
+    def microseconds(self, times: int) -> float:
+        torch.cuda.synchronize()
+        self._begin.record()
+        for index in range(times):
+            self._call(index)
+        self._end.record()
+        self._end.synchronize()
+        return 1e3 * self._begin.elapsed_time(self._end) / times
+
+    def times_for(self, seconds: float) -> int:
+        return max(1, round(1e6 * seconds / self.microseconds(1)))
+
+
 def measure_problem(problem: Problem, rounds: int, seconds: float) -> list[Measurement]:
     calls = implementations(problem)
     for name, call in calls.items():
@@ -322,7 +344,7 @@ def measure_problem(problem: Problem, rounds: int, seconds: float) -> list[Measu
         replays = {}
         for name, call in list(calls.items()):
             try:
-                replays[name] = Replay(call, _SETS)
+                replays[name] = Eager(call) if name.endswith(_LOOP) else Replay(call, _SETS)
             except RuntimeError:
                 if name == OURS:
                     raise
