@@ -119,8 +119,9 @@ Status launch_grouped(const char* name, const PortableTile& tile, Row& row, cons
   if (error == cudaSuccess && problem.clear_unowned)
     error = launch_clear(problem, p.schedule, prepared.multiprocessors, stream, overlaps);
   if (error == cudaSuccess)
-    error = launch_blocks(tile, row, std::min<std::int64_t>(prepared.resident, layout.row_tile_limit * p.tiles_columns),
-                          &p, stream, overlaps);
+    error = launch_blocks(tile, row,
+                          std::clamp<std::int64_t>(layout.row_tile_limit * p.tiles_columns, 1, prepared.resident), &p,
+                          stream, overlaps);
   return error == cudaSuccess ? Status() : cuda::cuda_failure(name, describe(problem), error);
 }
 
