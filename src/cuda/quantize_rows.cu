@@ -64,24 +64,13 @@ __device__ __forceinline__ float factor_of(const QuantizeProblem& p, const typen
     float sum = 0;
     const int columns = static_cast<int>(p.columns);
     int column = threadIdx.x;
-    // One sum hangs on the one before it, so that each load is issued kAhead sums before it is wanted; the last group loads the
-    // first one again.
-    constexpr int kAhead = 32, kGroup = kAhead * kWarp;
-    typename Element::Bits ahead[kAhead];
-    if (columns >= kGroup) {
+    constexpr int kAhead = 16;  // one sum hangs on the other; the loads need not
+    for (; column + (kAhead - 1) * kWarp < columns; column += kAhead * kWarp) {
+      float x[kAhead];
 #pragma unroll
-      for (int i = 0; i < kAhead; ++i) ahead[i] = staged[column + i * kWarp];
-    }
-#pragma unroll 1
-    for (int group = columns / kGroup; group > 0; --group) {
-      column += kGroup;
-      const typename Element::Bits* const from = staged + (group > 1 ? column : static_cast<int>(threadIdx.x));
+      for (int i = 0; i < kAhead; ++i) x[i] = Element::widen(staged[column + i * kWarp]);
 #pragma unroll
-      for (int i = 0; i < kAhead; ++i) {
-        const float x = Element::widen(ahead[i]);
-        ahead[i] = from[i * kWarp];
-        sum = numerics::fma32(x, x, sum);
-      }
+      for (int i = 0; i < kAhead; ++i) sum = numerics::fma32(x[i], x[i], sum);
     }
     for (; column < columns; column += kWarp) {
       const float x = Element::widen(staged[column]);
