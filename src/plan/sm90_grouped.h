@@ -80,12 +80,12 @@ struct GroupedRule {
 };
 constexpr auto grouped_one_sum_rules(Mainloop mainloop) {
   return std::array{
-      GroupedRule{16, grouped_row_of(mainloop, 64, 64, true, Schedule::basic),
-                  "few tokens an expert: weights stream through 64-row tiles"},
       GroupedRule{64, grouped_row_of(mainloop, 128, 64, true),
-                  "128 features a tile read the tokens half as often from L2"},
+                  "few tokens an expert: weights stream once, 128 features a tile"},
+      GroupedRule{192, grouped_row_of(mainloop, 128, 128, true),
+                  "an expert's tokens in even shares of up to 128, which read the weights once or twice"},
       GroupedRule{any, grouped_row_of(mainloop, 128, 256, true),
-                  "an expert's tokens in even shares of up to 256, weights read once for each"},
+                  "many tokens an expert: even shares of up to 256, read for two tiles at a time"},
   };
 }
 inline constexpr auto kSm90GroupedInt8Rules = grouped_one_sum_rules(Mainloop::int8);
