@@ -314,12 +314,22 @@ struct Gemm {
         copy_stage(stage, stage);
         gather_stage_if(stage, stage);
       }
+      // The same where every copy is whole: nothing but the copies themselves.
+      const auto copy_whole_stage = [&](int stage) {
+        const std::uint32_t to_a = place_a + stage * kStageBytes, to_b = place_b + stage * kStageBytes;
+#pragma unroll
+        for (int i = 0; i < kCopiesA; ++i) ptx::copy_whole_asynchronously(to_a + i * kLinesAtOnce * kDepth, a.at[i]);
+#pragma unroll
+        for (int i = 0; i < kCopiesB; ++i) ptx::copy_whole_asynchronously(to_b + i * kLinesAtOnce * kDepth, b.at[i]);
+        a.advance();
+        b.advance();
+        ptx::commit_copies();
+      };
       int reads = 0, writes = kStages - 1;
       ptx::wait_for_copies<kStages - 2>();
       __syncthreads();
       if (tiles > 0) load_fragments(lane, shared, 0, fragments[0]);
-#pragma unroll 1
-      for (int tile = 0; tile < tiles; ++tile) {
+      const auto multiply_tile = [&](int tile, auto copies_are_whole) {
         begin_tile(tile);
 #pragma unroll
         for (int step = 0; step < kSteps; ++step) {
@@ -329,13 +339,24 @@ struct Gemm {
             reads = after(reads);
           }
           load_fragments(lane, shared + reads * kStageBytes, (step + 1) % kSteps, fragments[(step + 1) % 2]);
-          if (step == 0) copy_stage(writes, tile + kStages - 1);
+          if (step == 0) {
+            if constexpr (decltype(copies_are_whole)::value)
+              copy_whole_stage(writes);
+            else
+              copy_stage(writes, tile + kStages - 1);
+          }
           multiply_step(fragments[step % 2]);
         }
-        gather_stage_if(writes, tile + kStages - 1);
+        if constexpr (!decltype(copies_are_whole)::value) gather_stage_if(writes, tile + kStages - 1);
         writes = after(writes);
         end_tile(tile);
-      }
+      };
+      int tile = 0;
+      if (!kPromoted && aligned)  // promotion has no registers to spare for a second loop
+#pragma unroll 1
+        for (; tile + kStages < tiles; ++tile) multiply_tile(tile, std::true_type());
+#pragma unroll 1
+      for (; tile < tiles; ++tile) multiply_tile(tile, std::false_type());
       ptx::wait_for_copies<0>();
     } else {
       static_assert(ptx::kAsynchronousCopies || kStages == 2, "stages through registers take turns");

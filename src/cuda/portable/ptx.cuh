@@ -51,6 +51,12 @@ EVERGEMM_PORTABLE_PTX void copy_asynchronously(std::uint32_t to, const void* fro
       : "memory");
 #endif
 }
+EVERGEMM_PORTABLE_PTX void copy_whole_asynchronously(std::uint32_t to, const void* from) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+  asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16;" ::"r"(to), "l"(__cvta_generic_to_global(from))
+               : "memory");
+#endif
+}
 EVERGEMM_PORTABLE_PTX void commit_copies() {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
   asm volatile("cp.async.commit_group;" ::: "memory");
