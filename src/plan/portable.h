@@ -80,25 +80,16 @@ inline constexpr std::array kPortableArchitectures = {
 // "portable_int8_128x128x64_s3".
 constexpr RowName name_of(const PortableTile& tile) {
   RowName name;
-  std::size_t length = 0;
-  const auto append = [&](std::string_view part) {
-    for (const char letter : part) name.text[length++] = letter;
-  };
-  const auto append_number = [&](std::int32_t number) {
-    std::int32_t divisor = 1;
-    while (number / divisor >= 10) divisor *= 10;
-    for (; divisor > 0; divisor /= 10) name.text[length++] = static_cast<char>('0' + number / divisor % 10);
-  };
-  append(tile.mainloop == Mainloop::int8       ? "portable_int8_"
-         : tile.mainloop == Mainloop::fp8_fast ? "portable_fp8_"
-                                               : "portable_fp8promoted_");
-  append_number(tile.m);
-  append("x");
-  append_number(tile.n);
-  append("x");
-  append_number(tile.k);
-  append("_s");
-  append_number(tile.stages);
+  name.append(tile.mainloop == Mainloop::int8       ? "portable_int8_"
+              : tile.mainloop == Mainloop::fp8_fast ? "portable_fp8_"
+                                                    : "portable_fp8promoted_");
+  name.append(tile.m);
+  name.append("x");
+  name.append(tile.n);
+  name.append("x");
+  name.append(tile.k);
+  name.append("_s");
+  name.append(tile.stages);
   return name;
 }
 
@@ -183,8 +174,7 @@ constexpr bool has_grouped(const PortableTile& tile) {
 // "portable_int8_128x128x64_s3_grouped".
 constexpr RowName grouped_name_of(const PortableTile& tile) {
   RowName name = name_of(tile);
-  std::size_t length = name.view().size();
-  for (const char letter : std::string_view("_grouped")) name.text[length++] = letter;
+  name.append("_grouped");
   return name;
 }
 

@@ -39,45 +39,47 @@ struct TileConfig {
   friend constexpr bool operator==(const TileConfig&, const TileConfig&) = default;
 };
 
-// "sm90_fp8_128x256x128_c2x1_cooperative", "sm90_fp8promoted_64x16x128_c1x1_split4_basic_swap".
+// The name of a row, put together at compile time.
 struct RowName {
   std::array<char, 72> text{};
-
-  constexpr std::string_view view() const { return std::string_view(text.data()); }
-};
-
-constexpr RowName name_of(const TileConfig& config) {
-  RowName name;
   std::size_t length = 0;
-  const auto append = [&](std::string_view part) {
-    for (const char letter : part) name.text[length++] = letter;
-  };
-  const auto append_number = [&](std::int32_t number) {
+
+  constexpr std::string_view view() const { return std::string_view(text.data(), length); }
+
+  constexpr void append(std::string_view part) {
+    for (const char letter : part) text[length++] = letter;
+  }
+  constexpr void append(std::int32_t number) {
     std::int32_t divisor = 1;
     while (number / divisor >= 10) divisor *= 10;
-    for (; divisor > 0; divisor /= 10) name.text[length++] = static_cast<char>('0' + number / divisor % 10);
-  };
-  append(config.mainloop == Mainloop::int8       ? "sm90_int8_"
-         : config.mainloop == Mainloop::fp8_fast ? "sm90_fp8_"
-                                                 : "sm90_fp8promoted_");
-  append_number(config.m);
-  append("x");
-  append_number(config.n);
-  append("x");
-  append_number(config.k);
-  append("_c");
-  append_number(config.cluster_m);
-  append("x");
-  append_number(config.cluster_n);
-  if (config.split_k > 1) {
-    append("_split");
-    append_number(config.split_k);
+    for (; divisor > 0; divisor /= 10) text[length++] = static_cast<char>('0' + number / divisor % 10);
   }
-  append(config.schedule == Schedule::basic      ? "_basic"
-         : config.schedule == Schedule::pingpong ? "_pingpong"
-                                                 : "_cooperative");
-  if (config.swap_ab) append("_swap");
-  if (config.grouped) append("_grouped");
+};
+
+// "sm90_fp8_128x256x128_c2x1_cooperative", "sm90_fp8promoted_64x16x128_c1x1_split4_basic_swap".
+constexpr RowName name_of(const TileConfig& config) {
+  RowName name;
+  name.append(config.mainloop == Mainloop::int8       ? "sm90_int8_"
+              : config.mainloop == Mainloop::fp8_fast ? "sm90_fp8_"
+                                                      : "sm90_fp8promoted_");
+  name.append(config.m);
+  name.append("x");
+  name.append(config.n);
+  name.append("x");
+  name.append(config.k);
+  name.append("_c");
+  name.append(config.cluster_m);
+  name.append("x");
+  name.append(config.cluster_n);
+  if (config.split_k > 1) {
+    name.append("_split");
+    name.append(config.split_k);
+  }
+  name.append(config.schedule == Schedule::basic      ? "_basic"
+              : config.schedule == Schedule::pingpong ? "_pingpong"
+                                                      : "_cooperative");
+  if (config.swap_ab) name.append("_swap");
+  if (config.grouped) name.append("_grouped");
   return name;
 }
 
