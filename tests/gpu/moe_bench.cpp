@@ -4,12 +4,12 @@
 // Usage: moe_bench [--csv] [--only=route|rows|layer]
 // Must not go here: verdicts on correctness (moe_test), other libraries (evergemm bench --moe).
 #include <algorithm>
-#include <array>
 #include <functional>
 #include <memory>
 #include <set>
 #include <string>
 
+#include "graph_timing.h"
 #include "moe_operands.h"
 
 namespace evergemm::gpu_test {
@@ -20,32 +20,8 @@ cudaStream_t stream;
 
 double median_microseconds(int calls, const std::function<void(int)>& call) {
   call(0);
-  require(cudaStreamSynchronize(stream), "warm up");
-  cudaGraph_t graph;
-  cudaGraphExec_t executable;
-  require(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal), "capture");
-  for (int i = 0; i < calls; ++i) call(i);
-  require(cudaStreamEndCapture(stream, &graph), "end of capture");
-  require(cudaGraphInstantiate(&executable, graph, 0), "instantiate");
-  cudaEvent_t begin, end;
-  require(cudaEventCreate(&begin), "event");
-  require(cudaEventCreate(&end), "event");
-  std::array<double, 5> rounds;
-  for (double& round : rounds) {
-    constexpr int kTimes = 4;
-    require(cudaGraphLaunch(executable, stream), "replay");
-    require(cudaEventRecord(begin, stream), "event");
-    for (int i = 0; i < kTimes; ++i) require(cudaGraphLaunch(executable, stream), "replay");
-    require(cudaEventRecord(end, stream), "event");
-    require(cudaEventSynchronize(end), "replays");
-    float milliseconds;
-    require(cudaEventElapsedTime(&milliseconds, begin, end), "elapsed");
-    round = milliseconds * 1e3 / kTimes / calls;
-  }
-  std::sort(rounds.begin(), rounds.end());
-  require(cudaGraphExecDestroy(executable), "destroy");
-  require(cudaGraphDestroy(graph), "destroy");
-  return rounds[2];
+  constexpr int kTimes = 4;
+  return replayed_microseconds(stream, calls, kTimes, call);
 }
 
 void print(const std::string& what, double us, double bytes) {

@@ -3,12 +3,12 @@
 // Graph replay over operands rotated past the L2, median of 5 rounds. Usage: quantize_bench [ROWSxCOLUMNS,...]
 // Must not go here: verdicts on correctness (quantize_test).
 #include <algorithm>
-#include <array>
 #include <cmath>
 #include <string>
 
 #include "cuda/registry.h"
 #include "evergemm/numerics.h"
+#include "graph_timing.h"
 #include "harness.h"
 
 namespace evergemm::gpu_test {
@@ -16,32 +16,8 @@ namespace {
 
 double median_microseconds(cudaStream_t stream, int sets, const std::function<bool(int)>& call) {
   if (!call(0)) return 0;
-  require(cudaStreamSynchronize(stream), "warm up");
-  cudaGraph_t graph;
-  cudaGraphExec_t executable;
-  require(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal), "capture");
-  for (int i = 0; i < sets; ++i) call(i);
-  require(cudaStreamEndCapture(stream, &graph), "end of capture");
-  require(cudaGraphInstantiate(&executable, graph, 0), "instantiate");
-  cudaEvent_t begin, end;
-  require(cudaEventCreate(&begin), "event");
-  require(cudaEventCreate(&end), "event");
-  std::array<double, 5> rounds;
-  for (double& round : rounds) {
-    constexpr int kTimes = 20;
-    require(cudaGraphLaunch(executable, stream), "replay");
-    require(cudaEventRecord(begin, stream), "event");
-    for (int i = 0; i < kTimes; ++i) require(cudaGraphLaunch(executable, stream), "replay");
-    require(cudaEventRecord(end, stream), "event");
-    require(cudaEventSynchronize(end), "replays");
-    float milliseconds;
-    require(cudaEventElapsedTime(&milliseconds, begin, end), "elapsed");
-    round = milliseconds * 1e3 / kTimes / sets;
-  }
-  std::sort(rounds.begin(), rounds.end());
-  require(cudaGraphExecDestroy(executable), "destroy");
-  require(cudaGraphDestroy(graph), "destroy");
-  return rounds[2];
+  constexpr int kTimes = 20;
+  return replayed_microseconds(stream, sets, kTimes, [&](int set) { call(set); });
 }
 
 }  // namespace

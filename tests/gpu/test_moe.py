@@ -18,30 +18,15 @@ from evergemm.compat import vllm
 from evergemm.moe import QuantMoE
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "python"))
+from on_gpu import MOE, same_bits, to_gpu
 from operator_calls import CALLS
 
 FP8 = torch.float8_e4m3fn
-MOE = ("moe_", "grouped_", "fused_", "cutlass_moe", "get_cutlass")
 HOSTILE = (0, -1, 2**31 - 1, -(2**31))
 ROUTINGS = ("uniform", "one_hot", "all_empty", "trailing_empty", "hostile")
 KINDS = [(torch.int8, "tensor"), (torch.int8, "row"), (FP8, "tensor"), (FP8, "row"), (FP8, "blocks")]
 # Quantization's own error in such a layer: measured, at most 0.036 (int8) and 0.069 (fp8). Another expert's weights: above 1.
 ERROR = {torch.int8: 0.05, FP8: 0.1}
-
-
-def to_gpu(value):
-    """A copy on the GPU with the same strides."""
-    if not isinstance(value, torch.Tensor):
-        return value
-    copy = torch.empty_strided(value.size(), value.stride(), dtype=value.dtype, device="cuda")
-    return copy.copy_(value)
-
-
-def same_bits(x: torch.Tensor, y: torch.Tensor) -> bool:
-    if x.dtype != y.dtype or x.shape != y.shape:
-        return False
-    width = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[x.element_size()]
-    return torch.equal(x.contiguous().cpu().view(width), y.contiguous().cpu().view(width))
 
 
 def exact_fp8(*shape: int) -> torch.Tensor:

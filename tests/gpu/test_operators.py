@@ -15,26 +15,11 @@ import pytest
 import torch
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "python"))
+from on_gpu import MOE, same_bits, to_gpu
 from operator_calls import CALLS
 
 FP8 = torch.float8_e4m3fn
 CASES = json.loads((pathlib.Path(__file__).parents[1] / "cases.json").read_text())["gemm"]
-MOE = ("moe_", "grouped_", "fused_", "cutlass_moe", "get_cutlass")
-
-
-def to_gpu(value):
-    """A copy on the GPU with the same strides."""
-    if not isinstance(value, torch.Tensor):
-        return value
-    copy = torch.empty_strided(value.size(), value.stride(), dtype=value.dtype, device="cuda")
-    return copy.copy_(value)
-
-
-def same_bits(x: torch.Tensor, y: torch.Tensor) -> bool:
-    if x.dtype != y.dtype or x.shape != y.shape:
-        return False
-    width = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[x.element_size()]
-    return torch.equal(x.contiguous().cpu().view(width), y.contiguous().cpu().view(width))
 
 
 def int8_matrix(rows: int, columns: int) -> torch.Tensor:
