@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <limits>
 
+#include "plan/gpu_family.h"
 #include "plan/sm90.h"
 #include "plan/table.h"
 
@@ -28,24 +29,8 @@ const char* portable_row_name(std::int32_t row) {
   return kNames[static_cast<std::size_t>(row)].text.data();
 }
 
-const PortableArchitecture& entry_of(Architecture architecture) {
-  for (const PortableArchitecture& entry : kPortableArchitectures)
-    if (entry.architecture == architecture) return entry;
-  return kPortableArchitectures[0];
-}
 const PortableTile& tile_of(const DeviceFacts& facts, std::int32_t row) {
   return portable_rows_of(entry_of(facts.architecture).memory)[static_cast<std::size_t>(row)];
-}
-
-Mainloop mainloop_of(const GemmProblem& problem) {
-  if (problem.input_dtype == DType::int8) return Mainloop::int8;
-  return problem.blockwise() || !problem.fast_accumulation ? Mainloop::fp8_promoted : Mainloop::fp8_fast;
-}
-
-const char* text_of(Mainloop mainloop) {
-  return mainloop == Mainloop::int8       ? "int8"
-         : mainloop == Mainloop::fp8_fast ? "float8_e4m3fn, summed in the tensor core for all of k"
-                                          : "float8_e4m3fn, promoted to fp32 every 128 of k";
 }
 
 // One rule a cost: the row that was chosen for a problem, as the planner walks it.
@@ -121,9 +106,7 @@ std::string portable_why_not(const GemmProblem& problem, const DeviceFacts& fact
 std::int32_t portable_fallback(const GemmProblem&, const DeviceFacts&) { return -1; }
 
 void portable_finish(const GemmProblem& problem, const DeviceFacts&, Plan& plan) {
-  plan.accumulation = problem.input_dtype == DType::int8           ? Accumulation::exact_int32
-                      : mainloop_of(problem) == Mainloop::fp8_fast ? Accumulation::fast
-                                                                   : Accumulation::promoted;
+  plan.accumulation = accumulation_of(mainloop_of(problem));
 }
 
 const char* portable_arithmetic(const GemmProblem& problem, const DeviceFacts& facts, std::int32_t) {

@@ -77,6 +77,12 @@ inline constexpr std::array kPortableArchitectures = {
     PortableArchitecture{Architecture::sm121, MemoryClass::small, true},
 };
 
+constexpr const PortableArchitecture& entry_of(Architecture architecture) {
+  for (const PortableArchitecture& entry : kPortableArchitectures)
+    if (entry.architecture == architecture) return entry;
+  return kPortableArchitectures[0];
+}
+
 // "portable_int8_128x128x64_s3".
 constexpr RowName name_of(const PortableTile& tile) {
   RowName name;

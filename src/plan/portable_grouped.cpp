@@ -6,6 +6,8 @@
 #include <span>
 #include <utility>
 
+#include "plan/gpu_family.h"
+
 namespace evergemm::plan_tables {
 namespace {
 
@@ -17,18 +19,8 @@ constexpr auto kIndices = std::make_index_sequence<kPortableRows>();
 constexpr std::array kNames = {make_names(kPortableTuringRows, kIndices), make_names(kPortableSmallRows, kIndices),
                                make_names(kPortableLargeRows, kIndices)};
 
-MemoryClass memory_of(const DeviceFacts& facts) {
-  for (const PortableArchitecture& entry : kPortableArchitectures)
-    if (entry.architecture == facts.architecture) return entry.memory;
-  return MemoryClass::turing;
-}
 const PortableTile& tile_of(const DeviceFacts& facts, std::int32_t row) {
-  return portable_rows_of(memory_of(facts))[static_cast<std::size_t>(row)];
-}
-
-Mainloop mainloop_of(const GroupedGemmProblem& problem) {
-  if (problem.input_dtype == DType::int8) return Mainloop::int8;
-  return problem.blockwise() || !problem.fast_accumulation ? Mainloop::fp8_promoted : Mainloop::fp8_fast;
+  return portable_rows_of(entry_of(facts.architecture).memory)[static_cast<std::size_t>(row)];
 }
 
 std::span<const Rule> rules_of(const GroupedGemmProblem& problem) {
@@ -41,12 +33,6 @@ std::span<const Rule> rules_of(const GroupedGemmProblem& problem) {
       return kPortableGroupedPromotedRules;
   }
   return {};
-}
-
-const char* operator_of(const GroupedGemmProblem& problem) {
-  return problem.form == GroupedForm::ragged   ? "grouped_scaled_mm"
-         : problem.form == GroupedForm::masked ? "grouped_scaled_mm_masked"
-                                               : "cutlass_moe_mm";
 }
 
 }  // namespace
@@ -67,17 +53,16 @@ Status plan_grouped_row_portable(const GroupedGemmProblem& problem, const Device
   plan.architecture = facts.architecture;
   const std::string reason = grouped_why_not_portable(problem, facts, row);
   if (!reason.empty())
-    return Status(std::string(operator_of(problem)) + ": expected a problem that row " + std::to_string(row) +
+    return Status(std::string(operator_of(problem.form)) + ": expected a problem that row " + std::to_string(row) +
                   " can run; got one that it cannot: " + reason + "; fix: leave the choice to the operator.");
-  const std::size_t memory = static_cast<std::size_t>(memory_of(facts)), index = static_cast<std::size_t>(row);
+  const std::size_t memory = static_cast<std::size_t>(entry_of(facts.architecture).memory),
+                    index = static_cast<std::size_t>(row);
   GroupedWorkspace workspace;
   static_cast<void>(grouped_workspace(problem, tile_of(facts, row).m, workspace));
   plan.row = row;
   plan.name = kNames[memory][index].text.data();
   plan.why = "forced";
-  plan.accumulation = problem.input_dtype == DType::int8           ? Accumulation::exact_int32
-                      : mainloop_of(problem) == Mainloop::fp8_fast ? Accumulation::fast
-                                                                   : Accumulation::promoted;
+  plan.accumulation = accumulation_of(mainloop_of(problem));
   plan.workspace_bytes = workspace.bytes;
   return Status();
 }

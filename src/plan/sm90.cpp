@@ -2,6 +2,7 @@
 // Hopper as the planner sees it: reads the rows and rules of sm90.h, and says which rows a problem's layout rules out.
 // Must not go here: thresholds (sm90.h), kernels (src/cuda).
 #include "plan/sm90.h"
+#include "plan/gpu_family.h"
 
 #include <algorithm>
 #include <cstddef>
@@ -23,17 +24,6 @@ constexpr auto make_names(std::index_sequence<kIndices...>) {
 constexpr auto kNames = make_names(std::make_index_sequence<kSm90Tiles.size()>());
 
 const char* sm90_row_name(std::int32_t row) { return kNames[static_cast<std::size_t>(row)].text.data(); }
-
-Mainloop mainloop_of(const GemmProblem& problem) {
-  if (problem.input_dtype == DType::int8) return Mainloop::int8;
-  return problem.blockwise() || !problem.fast_accumulation ? Mainloop::fp8_promoted : Mainloop::fp8_fast;
-}
-
-const char* text_of(Mainloop mainloop) {
-  return mainloop == Mainloop::int8       ? "int8"
-         : mainloop == Mainloop::fp8_fast ? "float8_e4m3fn, summed in the tensor core for all of k"
-                                          : "float8_e4m3fn, promoted to fp32 every 128 of k";
-}
 
 // Coordinates are int32, and a tile may start below an edge and end above it.
 constexpr std::int64_t kExtentLimit = std::numeric_limits<std::int32_t>::max() - 4096;
@@ -169,10 +159,8 @@ std::string sm90_why_not(const GemmProblem& problem, const DeviceFacts& facts, s
 
 std::int32_t sm90_fallback(const GemmProblem&, const DeviceFacts&) { return -1; }  // portable.cpp has one
 
-void sm90_finish(const GemmProblem& problem, const DeviceFacts&, Plan& plan) {
-  plan.accumulation = problem.input_dtype == DType::int8                 ? Accumulation::exact_int32
-                      : tile_of(plan.row).mainloop == Mainloop::fp8_fast ? Accumulation::fast
-                                                                         : Accumulation::promoted;
+void sm90_finish(const GemmProblem&, const DeviceFacts&, Plan& plan) {
+  plan.accumulation = accumulation_of(tile_of(plan.row).mainloop);
   plan.swap_ab = tile_of(plan.row).swap_ab;
   plan.split_k = tile_of(plan.row).split_k;
   plan.workspace_bytes = 0;  // partial sums of a split k pass through the shared memory of a cluster

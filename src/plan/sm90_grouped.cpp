@@ -11,6 +11,8 @@
 #include "plan/tile_geometry.h"
 #include "plan/validate_rules.h"
 
+#include "plan/gpu_family.h"
+
 namespace evergemm::plan_tables {
 namespace {
 
@@ -23,23 +25,6 @@ constexpr auto make_names(std::index_sequence<kIndices...>) {
   return std::array{name_of(kSm90GroupedTiles[kIndices])...};
 }
 constexpr auto kNames = make_names(std::make_index_sequence<kSm90GroupedTiles.size()>());
-
-Mainloop mainloop_of(const GroupedGemmProblem& problem) {
-  if (problem.input_dtype == DType::int8) return Mainloop::int8;
-  return problem.blockwise() || !problem.fast_accumulation ? Mainloop::fp8_promoted : Mainloop::fp8_fast;
-}
-
-const char* text_of(Mainloop mainloop) {
-  return mainloop == Mainloop::int8       ? "int8"
-         : mainloop == Mainloop::fp8_fast ? "float8_e4m3fn, summed in the tensor core for all of k"
-                                          : "float8_e4m3fn, promoted to fp32 every 128 of k";
-}
-
-const char* operator_of(GroupedForm form) {
-  return form == GroupedForm::ragged   ? "grouped_scaled_mm"
-         : form == GroupedForm::masked ? "grouped_scaled_mm_masked"
-                                       : "cutlass_moe_mm";
-}
 
 std::string number(std::int64_t value) { return std::to_string(value); }
 
