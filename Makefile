@@ -10,12 +10,13 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # What builds the package inside .venv; a later torch of the floor or newer that is already there is kept.
 BUILD_REQUIREMENTS := 'torch>=2.10' 'scikit-build-core>=0.11' 'cmake>=3.26' 'ninja>=1.10'
 
-.PHONY: help demo test bench gpu-test abi-matrix fuzz sanitize lint gates wheel release-wheel clean
+.PHONY: help demo test bench gpu-test gpu-sanitize abi-matrix fuzz sanitize lint gates wheel release-wheel clean
 help:
 	@echo 'make demo           quantize a real model to int8 and fp8 and measure it'
 	@echo 'make test           every C++ and Python test'
 	@echo 'make bench          time the operators against torch'
 	@echo 'make gpu-test       the tests that need an H100'
+	@echo 'make gpu-sanitize   the GPU test programs under the four tools of compute-sanitizer'
 	@echo 'make abi-matrix     one wheel on every torch from 2.10 on; writes docs/compatibility.md'
 	@echo 'make sanitize       the C++ tests under AddressSanitizer and UndefinedBehaviorSanitizer'
 	@echo 'make fuzz           libFuzzer on validator and planner (SECONDS_EACH=60)'
@@ -43,6 +44,11 @@ gpu-test: .venv/.build-requirements
 	cmake --preset gpu
 	cmake --build --preset gpu
 	python -m pytest tests/gpu --junitxml=build/gpu-test.xml
+
+gpu-sanitize: .venv/.build-requirements
+	cmake --preset gpu
+	cmake --build --preset gpu
+	python tools/run_sanitizers.py
 
 abi-matrix: wheel
 	python tools/abi_matrix.py dist/evergemm-*.whl --write docs/compatibility.md

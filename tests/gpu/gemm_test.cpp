@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Every row of the GPU's GEMM table, forced over every case that it can run, against exact sums on the host.
 // Usage: gemm_test [--rows=TEXT] [--quick | --tiny] [--junit=FILE]     rows whose name holds TEXT; a reduced set for
-// sanitizers; a single product for the slowest of them
+// sanitizers; two products a row for the slowest of them
 // Must not go here: timing.
 #include <array>
 #include <cstring>
@@ -9,6 +9,7 @@
 
 #include "cuda/registry.h"
 #include "gemm_cases.h"
+#include "plan/sm90.h"
 #include "plan/table.h"
 
 namespace evergemm::gpu_test {
@@ -124,6 +125,33 @@ std::string run_forced_rows(const Options& options, Kind kind, std::int64_t& cas
       worst_rms = std::max(worst_rms, test.worst_rms());
     }
   return failed == 0 ? "" : std::to_string(failed) + " failures" + failures;
+}
+
+// A few tiles for each CTA, two for each warpgroup that takes its own, so that what one tile hands to the next is seen.
+std::string run_tiles(const Options& options, Kind kind, std::int64_t& cases) {
+  for (std::int32_t row = 0; row < table().rows; ++row) {
+    if (!selected(options, row)) continue;
+    const plan_tables::TileConfig& tile = plan_tables::kSm90Tiles[static_cast<std::size_t>(row)];
+    const std::int64_t tokens = tile.swap_ab ? tile.n * tile.cluster_n : tile.m * tile.cluster_m,
+                       features = tile.swap_ab ? tile.m * tile.cluster_m : tile.n * tile.cluster_n,
+                       clusters = facts().cores / (tile.cluster_m * tile.cluster_n * tile.split_k),
+                       each = tile.schedule == plan_tables::Schedule::pingpong ? 4 : 3;
+    Variant variant;
+    variant.bias = variant.row_scale_a = variant.row_scale_b = true;
+    variant.azp = kind == Kind::int8 ? 2 : 0;
+    variant.scale_layout = 2;  // block scales by plain loads; the tiny case has the copy engine's
+    const Shape shape{std::min<std::int64_t>(tokens, 72) - 3, features * clusters * each - 8, 144};
+    GemmCase test(kind, Data::exact, shape, variant, 31 + static_cast<std::uint64_t>(row));
+    if (!table().why_not(test.device_problem(), facts(), row).empty()) continue;
+    test.solve();
+    test.poison_output();
+    std::string failure = run_row(test.device_problem(), row);
+    require(cudaDeviceSynchronize(), table().row_name(row));
+    ++cases;
+    if (failure.empty()) failure = test.judge(false);
+    if (!failure.empty()) return std::string(table().row_name(row)) + ", " + test.text() + ": " + failure;
+  }
+  return "";
 }
 
 // How many fraction bits the tensor core keeps below the largest term: a one among 2^-j, in one step and in two.
@@ -271,6 +299,9 @@ int main(int argument_count, char** arguments) {
     report.test("gemm", std::string("rows_") + name(kind),
                 [&](std::int64_t& cases) { return run_forced_rows(options, kind, cases, worst_rms); });
     if (worst_rms > 0) std::printf("  worst RMS error of a tile: %.3f of the emulator's\n", worst_rms);
+    if (options.tiny)
+      report.test("gemm", std::string("tiles_") + name(kind),
+                  [&](std::int64_t& cases) { return run_tiles(options, kind, cases); });
   }
   if (options.tiny) return report.finish(junit);
   report.test("gemm", "streams", [&](std::int64_t& cases) { return run_streams(options, cases); });
