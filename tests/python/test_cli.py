@@ -511,6 +511,8 @@ def test_gpu_report_is_made_of_measurements(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(gpu_bench, "measure", measure)
     monkeypatch.setattr(gpu_bench, "copy_bandwidth", lambda: 2.9e12)
     monkeypatch.setattr(gpu_bench, "quantizer_lines", lambda *_: [("quantize", "35.0", "0.97", "2.10")])
+    monkeypatch.setattr(gpu_bench, "chain_lines", lambda *_: [("fp8", 16, "0.500", "0.600", "1.20", "1.10")])
+    monkeypatch.setattr(gpu_bench, "order_lines", lambda *_: [("64 x 96", "fp8", 1, "4", "6", "1.50", "`a`", "`b`")])
     monkeypatch.setattr(gpu_bench, "device_text", lambda: "a GPU that is not there")
     page = tmp_path / "performance.md"
     page.write_text("head\n<!-- gpu-report:begin -->\n<!-- gpu-report:end -->\ntail\n")
@@ -523,6 +525,8 @@ def test_gpu_report_is_made_of_measurements(tmp_path, monkeypatch, capsys):
     assert "| fp8-block | 64 | 0.800 | 1.000 |  |  |  |  |" in text
     assert "| fp8-tensor | 7.5 | 7.5 | 7.5 | 15.0 | 15.0 | 15.0 |" in text
     assert "| quantize | 35.0 | 0.97 | 2.10 |" in text
+    assert "| fp8 | 16 | 0.500 | 0.600 | 1.20 | 1.10 |" in text
+    assert "| 64 x 96 | fp8 | 1 | 4 | 6 | 1.50 | `a` | `b` |" in text
     assert (tmp_path / "performance_gpu.png").read_bytes().startswith(b"\x89PNG\r\n")
     shown = gpu_bench.results_table(measure(bench.shapes_named(["L1"]), (1, 16), ["int8", "fp8"], 1, 0.0))
     assert shown.count("2.00x") == 2 and shown.count("sm90_row") == 4

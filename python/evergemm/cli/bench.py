@@ -481,7 +481,9 @@ def run(arguments: argparse.Namespace) -> int:
 
         _page_with_markers(arguments.gpu_report, "gpu")
         picture = arguments.gpu_report.with_name("performance_gpu.png")
-        report = gpu_bench.report(shapes_named(gpu_bench.REPORT_SHAPES), picture, arguments.rounds, seconds)
+        report = gpu_bench.report(
+            shapes_named(gpu_bench.REPORT_SHAPES), list(known_shapes().values()), picture, arguments.rounds, seconds
+        )
         write_between_markers(arguments.gpu_report, report, "gpu")
         print(report)
         return 0
@@ -516,7 +518,10 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.output.mkdir(parents=True, exist_ok=True)
         gpu_bench.write_csv(csv_path, found)
         gpu_bench.draw(png_path, found, names)
-        print(f"table: {csv_path.resolve()}\npicture: {png_path.resolve()}")
+        pictures = [png_path]
+        if gpu_bench.draw_roofline(png_path.with_name("bench_roofline.png"), found, names):
+            pictures.append(png_path.with_name("bench_roofline.png"))
+        print(f"table: {csv_path.resolve()}", *(f"picture: {path.resolve()}" for path in pictures), sep="\n")
         return 0
     warning = busy_warning()
     with Progress("measuring read bandwidth", 1) as progress:

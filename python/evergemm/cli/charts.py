@@ -103,7 +103,7 @@ def gpu(
 ) -> None:
     """shares: (scheme, implementation, [(m, share of the roofline)]); ratios: (scheme, [(m, best peer's time / evergemm's)])."""
     pyplot = _pyplot()
-    figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 4.6), layout="constrained", sharex=True)
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 5.0), layout="constrained", sharex=True)
     for scheme, name, points in shares:
         ours = name == "evergemm"
         left.plot(
@@ -125,12 +125,11 @@ def gpu(
         axes.minorticks_off()
     left.set(ylabel="share of the roofline", ylim=(0, 1))
     left.set_title("Share of the least time")
-    left.legend(fontsize=7, loc="lower left")
     right.set(ylabel="time of the best peer / evergemm's", ylim=(0, None))
     right.set_title("Against the best of torch's: above 1, evergemm is faster")
-    right.legend(fontsize=8, loc="lower left")
+    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8)  # over no curve
     figure.suptitle(f"{title}\n", x=0.01, ha="left", weight="bold", size=11)
-    figure.text(0.0105, 0.93, subtitle, ha="left", size=8, color="#555555")
+    figure.text(0.0105, 0.935, subtitle, ha="left", size=8, color="#555555")
     figure.savefig(path, dpi=110)
     pyplot.close(figure)
 

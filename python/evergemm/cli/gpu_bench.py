@@ -44,6 +44,9 @@ _EAGER_CALLS, _EAGER_ROUNDS = 50, 9
 _EAGER_MOST_US = 200.0  # of the device: longer calls fill its queue, and say nothing of the host
 _QUANTIZED_ROWS, _QUANTIZED_COLUMNS = 4096, 8192
 _WARM_SECONDS = 0.1  # clocks settle under power before large problems are timed
+_CHAIN_SCHEMES = ("int8", "fp8", "fp8-block")
+_CHAIN_ROWS = (1, 16, 64, 256, 1024)
+_ORDER_ROWS = (1, 16, 32, 64, 128)
 
 Call = Callable[[int], torch.Tensor]
 
@@ -421,6 +424,26 @@ def ratios(measurements: Sequence[Measurement]) -> list[tuple[str, list[tuple[in
     return [(scheme, [(m, _geomean(values)) for m, values in sorted(rows.items())]) for scheme, rows in points.items()]
 
 
+def draw_roofline(path: Path, measurements: Sequence[Measurement], names: Sequence[str]) -> bool:
+    """Operations a second over operations a byte; False where the device's rates are not known and nothing is drawn."""
+    from . import charts
+
+    architecture = architecture_of(torch.device("cuda"))
+    bandwidth, points = 0.0, []
+    for one in measurements:
+        if one.implementation == OVERLAPPING or one.implementation.endswith("alone"):
+            continue
+        dtype, scales = SCHEMES[one.scheme]
+        plan = explain(m=one.m, n=one.shape.n, k=one.shape.k, dtype=dtype, scales=scales, arch=architecture)
+        if plan.roofline_microseconds is None:
+            return False
+        bandwidth = max(bandwidth, plan.bytes / (plan.roofline_microseconds * 1e-6))  # of what is bound by memory
+        rate = plan.operations / (one.median * 1e-6)
+        points.append((one.scheme, one.implementation, plan.operations / plan.bytes, rate))
+    charts.roofline(path, points, bandwidth, title="Scaled products on " + ", ".join(names), subtitle=device_text())
+    return True
+
+
 def draw(path: Path, measurements: Sequence[Measurement], names: Sequence[str]) -> None:
     from . import charts
 
@@ -431,6 +454,185 @@ def draw(path: Path, measurements: Sequence[Measurement], names: Sequence[str]) 
         title="Scaled products on " + ", ".join(names),
         subtitle=f"{device_text()}; geometric means over the shapes; graph replay, weights from memory",
     )
+
+
+# ---- chains: each kernel reads what the one before it wrote --------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Chain:
+    """Quantize, product [n, k], quantize, product [k, n], and so on, over rotated weights."""
+
+    shape: object
+    scheme: str
+    m: int
+    waiting: tuple[
+        float, ...
+    ]  # microseconds of the four kernels where products start after the quantizer's end, by round
+    overlapping: tuple[float, ...]  # and where they start while it ends, as the operators run
+    roofline: float | None
+
+
+def _chain_weights(shape, scheme: str, sets: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """[n, k] and [k, n], as often as it takes for them to come from memory."""
+    first = make_weights(shape, scheme)[0]
+    second = make_weights(dataclasses.replace(shape, n=shape.k, k=shape.n), scheme)[0]
+    return [(first.clone(), second.clone()) for _ in range(sets)]
+
+
+def measure_chain(shape, scheme: str, m: int, weights: Sequence, rounds: int, seconds: float) -> Chain:
+    """RuntimeError where both ways do not have the same bits."""
+    dtype, scales = SCHEMES[scheme]
+    n, k = shape.n, shape.k
+    plans = [
+        explain(m=m, n=rows, k=depth, dtype=dtype, scales=scales, arch=architecture_of(torch.device("cuda")))
+        for rows, depth in ((n, k), (k, n))
+    ]
+    q_dtype = torch.int8 if scheme == "int8" else torch.float8_e4m3fn
+    forced = torch.ops.evergemm._scaled_mm_row.default
+
+    def quantize(x: torch.Tensor):
+        if scheme == "fp8-block":
+            return ops.quantize_per_group(x, _BLOCK, q_dtype, column_major_scales=True)
+        return ops.quantize_per_token(x, q_dtype)
+
+    def scale_of(rows: int, depth: int) -> torch.Tensor:  # keeps the values of every step about as large
+        shape_of_scale = (-(-depth // _BLOCK), -(-rows // _BLOCK)) if scheme == "fp8-block" else (1, rows)
+        return torch.full(shape_of_scale, 1 / (64 * math.sqrt(depth)), device="cuda")
+
+    scale_of_b = [scale_of(n, k), scale_of(k, n)]
+
+    def chain(overlap: bool) -> Call:
+        state = [
+            torch.randn(m, k, device="cuda", dtype=torch.bfloat16, generator=torch.Generator("cuda").manual_seed(3))
+        ]
+
+        def call(i: int) -> torch.Tensor:
+            x = state[0]
+            for which, weight in enumerate(weights[i % len(weights)]):
+                q, scale = quantize(x)
+                row = plans[which].json["row_index"]
+                x = forced(
+                    q, weight.t(), scale, scale_of_b[which], None, None, None, torch.bfloat16, True, False, row, overlap
+                )
+            state[0] = x
+            return x
+
+        return call
+
+    results = [chain(overlap)(0) for overlap in (False, True)]
+    if not torch.equal(*results) or not bool(results[0].isfinite().all()):
+        raise RuntimeError(
+            f"bench: expected the same finite bits with and without overlap; got others; {shape.id} m={m}."
+        )
+    replays = [Replay(chain(overlap), len(weights)) for overlap in (False, True)]
+    times = replays[0].times_for(seconds)
+    samples: tuple[list[float], list[float]] = ([], [])
+    for _ in range(rounds):
+        for replay, kept in zip(replays, samples, strict=True):
+            kept.append(replay.microseconds(times))
+    least = [plan.roofline_microseconds for plan in plans]
+    roofline = None
+    if None not in least:
+        bandwidth = max(plan.bytes / plan.roofline_microseconds for plan in plans)
+        roofline = sum(least) + 3 * m * (n + k) / bandwidth  # quantizers: 2 bytes read and 1 written an element
+    return Chain(shape, scheme, m, tuple(samples[0]), tuple(samples[1]), roofline)
+
+
+def chain_lines(shapes: Sequence, rounds: int, seconds: float) -> list[tuple]:
+    """By scheme and m, over the shapes: geometric means of shares and of what overlapping gains."""
+    found: dict[tuple[str, int], list[Chain]] = {}
+    for shape in shapes:
+        for scheme in _CHAIN_SCHEMES:
+            weights = _chain_weights(shape, scheme, min(8, max(2, math.ceil(_ROTATED_BYTES / (2 * shape.n * shape.k)))))
+            for m in _CHAIN_ROWS:
+                found.setdefault((scheme, m), []).append(measure_chain(shape, scheme, m, weights, rounds, seconds))
+    lines = []
+    for scheme in _CHAIN_SCHEMES:
+        for m in _CHAIN_ROWS:
+            chains = found[scheme, m]
+            waiting = [statistics.median(chain.waiting) for chain in chains]
+            overlapping = [statistics.median(chain.overlapping) for chain in chains]
+            gains = [one / other for one, other in zip(waiting, overlapping, strict=True)]
+            shares = [
+                [_geomean([chain.roofline / us for chain, us in zip(chains, times, strict=True)])]
+                if all(chain.roofline is not None for chain in chains)
+                else [math.nan]
+                for times in (waiting, overlapping)
+            ]
+            lines.append(
+                (
+                    scheme,
+                    m,
+                    _digits(shares[0][0], 3),
+                    _digits(shares[1][0], 3),
+                    f"{_geomean(gains):.2f}",
+                    f"{min(gains):.2f}",
+                )
+            )
+    return lines
+
+
+# ---- one order of accumulation -------------------------------------------------------------------------------------------
+
+
+def order_lines(shapes: Sequence, rounds: int, seconds: float) -> list[tuple]:
+    """fp8 products for which deterministic=True takes another row: microseconds without and with it, in turns."""
+    architecture = architecture_of(torch.device("cuda"))
+    forced = torch.ops.evergemm._scaled_mm_row.default
+    lines = []
+    for shape in shapes:
+        for scheme in ("fp8", "fp8-block"):
+            dtype, scales = SCHEMES[scheme]
+            weights: list[torch.Tensor] = []
+            for m in _ORDER_ROWS:
+                plans = [
+                    explain(
+                        m=m,
+                        n=shape.n,
+                        k=shape.k,
+                        dtype=dtype,
+                        scales=scales,
+                        arch=architecture,
+                        deterministic=one_order,
+                    )
+                    for one_order in (False, True)
+                ]
+                if plans[0].row == plans[1].row:
+                    continue
+                weights = weights or make_weights(shape, scheme)
+                problem = make_problem(shape, scheme, m, weights)
+
+                def product(plan: Explanation, problem: Problem = problem) -> Call:
+                    row, count = plan.json["row_index"], len(problem.weights)
+                    return lambda i: forced(
+                        problem.a,
+                        problem.weights[i % count].t(),
+                        problem.scale_a,
+                        problem.scale_b,
+                        *(None, None, None, torch.bfloat16, True, False, row, False),
+                    )
+
+                calls = [product(plan) for plan in plans]
+                for call in calls:
+                    check(problem, OURS, call(0))
+                replays = [Replay(call, len(weights)) for call in calls]
+                times = replays[0].times_for(seconds)
+                samples = [[replay.microseconds(times) for replay in replays] for _ in range(rounds)]
+                default, one_order = (statistics.median(values) for values in zip(*samples, strict=True))
+                lines.append(
+                    (
+                        f"{shape.n} x {shape.k}",
+                        scheme,
+                        m,
+                        f"{default:.2f}",
+                        f"{one_order:.2f}",
+                        f"{one_order / default:.2f}",
+                        f"`{plans[0].row}`",
+                        f"`{plans[1].row}`",
+                    )
+                )
+    return lines
 
 
 # ---- the report of docs/performance.md ---------------------------------------------------------------------------------
@@ -488,11 +690,16 @@ def _rms_norm(x: torch.Tensor, residual: torch.Tensor, weight: torch.Tensor, dty
     return ops.rms_norm_quantize(x, weight, 1e-6, 0, dtype, residual)
 
 
-def report(shapes: Sequence, picture: Path, rounds: int, seconds: float, quiet: bool = False) -> str:
-    """Measures every line of the GPU's report in one run, draws its picture; Markdown."""
+def report(
+    shapes: Sequence, order_shapes: Sequence, picture: Path, rounds: int, seconds: float, quiet: bool = False
+) -> str:
+    """Measures every line of the GPU's report in one run, draws its picture; Markdown. order_shapes: where deterministic=True is
+    looked at."""
     with torch.inference_mode():
         bandwidth = copy_bandwidth()
         quantizers = quantizer_lines(bandwidth, rounds, seconds)
+        orders = order_lines(order_shapes, rounds, seconds)
+        chains = chain_lines(shapes, rounds, seconds)
     measurements = measure(shapes, REPORT_ROWS, list(SCHEMES), rounds, seconds, quiet)
     draw(picture, measurements, [shape.id for shape in shapes])
 
@@ -553,6 +760,30 @@ def report(shapes: Sequence, picture: Path, rounds: int, seconds: float, quiet: 
             "",
             "Peers: `torch._scaled_mm` with the same scales; int8: `torch._int_mm`, then the scales (`alone`: without them, another "
             "result). Overlapping: with programmatic dependent launch, in a graph of products that do not depend on each other.",
+            "",
+            "### Chains",
+            "",
+            "Quantize, product of n x k, quantize its result, product of k x n, and on with that result: every kernel reads what the one "
+            "before it wrote. Waiting: a product starts when its quantizer has ended; overlapping: it starts while that ends, and "
+            "reads only weights before, as the operators run. Least time: that of both products and of 3 bytes an element that is "
+            "quantized. int8 and fp8 by token and channel, fp8-block by 1 x 128.",
+            "",
+            markdown_table(
+                ("scheme", "m", "share, waiting", "share, overlapping", "waiting / overlapping", "least gain"),
+                chains,
+                right=range(1, 6),
+            ),
+            "",
+            "### One order of accumulation",
+            "",
+            "What `deterministic=True` costs: it leaves out the rows that split k, which serve few tokens and few output features. "
+            "Everywhere else, and for int8, it changes nothing. Microseconds.",
+            "",
+            markdown_table(
+                ("n x k", "scheme", "m", "default", "deterministic", "ratio", "default row", "deterministic row"),
+                orders,
+                right=range(2, 6),
+            ),
             "",
             "### Host time of an eager call",
             "",
