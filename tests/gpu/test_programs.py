@@ -8,7 +8,9 @@ import subprocess
 import pytest
 
 
-@pytest.mark.parametrize("name", ["gemm_test", "grouped_test", "grouped_dense_test", "moe_test", "quantize_test"])
+@pytest.mark.parametrize(
+    "name", ["gemm_test", "grouped_test", "grouped_dense_test", "moe_test", "quantize_test", "refusal_test"]
+)
 def test_program(programs, tmp_path, name):
     junit = tmp_path / f"{name}.xml"
     done = subprocess.run([programs / name, f"--junit={junit}"], capture_output=True, text=True, timeout=300)
