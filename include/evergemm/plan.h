@@ -34,6 +34,10 @@ bool facts_named(const char* text, DeviceFacts& facts);
 
 // Whether kernels for that architecture are in this binary (cpu always is). A plan can be asked for either way.
 bool is_built(Architecture architecture);
+// Whose code a GPU of that compute capability runs: its own; an earlier member's of its generation (but for sm_90a's, which is
+// for that GPU alone); later than every generation known here, what the driver makes of the newest PTX, where the binary has
+// it. False: nobody's.
+bool architecture_of_capability(std::int64_t major, std::int64_t minor, Architecture& architecture);
 
 // fp8: `promoted` adds each 128 of k to an fp32 sum; `fast` leaves the sum in the tensor core for all of k.
 enum class Accumulation : std::uint8_t { exact_int32, fast, promoted };

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which of the library's GPU architectures a compute capability is; the library decides alike (src/cuda/device.cpp). Imports
+"""Which of the library's GPU architectures a compute capability is; the library decides alike (src/plan/table.cpp). Imports
 nothing: doctor asks before torch is there. Must not go here: what an architecture can do.
 """
 

@@ -35,31 +35,6 @@ struct CachedFacts {
   DeviceFacts facts;
 };
 
-bool architecture_of(int major, int minor, Architecture& architecture) {
-  struct Known {
-    int major, minor;
-    Architecture architecture;
-  };
-  constexpr std::array known = {
-      Known{7, 5, Architecture::sm75},   Known{8, 0, Architecture::sm80},   Known{8, 6, Architecture::sm86},
-      Known{8, 9, Architecture::sm89},   Known{9, 0, Architecture::sm90a},  Known{10, 0, Architecture::sm100},
-      Known{10, 3, Architecture::sm103}, Known{11, 0, Architecture::sm110}, Known{12, 0, Architecture::sm120},
-      Known{12, 1, Architecture::sm121},
-  };
-  // A GPU that came later runs machine code of its own generation's earlier members (but for sm_90a's, which is for that GPU
-  // alone), and beyond the last generation what the driver makes of the newest PTX.
-  bool found = false;
-  for (const Known& entry : known) {
-    const bool same = entry.major == major && entry.minor == minor;
-    const bool successor = entry.major == major && entry.minor < minor && entry.architecture != Architecture::sm90a;
-    const bool beyond = entry.architecture == Architecture::sm120 && major > known.back().major;
-    if (!same && !successor && !beyond) continue;
-    architecture = entry.architecture;
-    found = true;
-  }
-  return found;
-}
-
 }  // namespace
 
 Status device_facts(std::int32_t device, DeviceFacts& facts) {
@@ -85,7 +60,7 @@ Status device_facts(std::int32_t device, DeviceFacts& facts) {
     return Status("cuda: expected device " + std::to_string(device) + " to answer; got CUDA error " +
                   std::to_string(static_cast<int>(cached.error)) + " (" + cudaGetErrorString(cached.error) +
                   "); fix: check that the driver is at least 580 and that nvidia-smi lists the device.");
-  if (!architecture_of(cached.major, cached.minor, cached.facts.architecture))
+  if (!architecture_of_capability(cached.major, cached.minor, cached.facts.architecture))
     return Status("cuda: expected a GPU of a known compute capability; got " + std::to_string(cached.major) + "." +
                   std::to_string(cached.minor) + "; fix: use CPU tensors, or a release that knows this GPU.");
   facts = cached.facts;

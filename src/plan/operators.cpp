@@ -369,18 +369,17 @@ constexpr std::array kOperators = {
     Operator{"get_cutlass_batched_moe_mm_data", operators::prepare_cutlass_moe_data},
 };
 
-// The architecture that a capability (major * 10 + minor) selects; cpu where there is none.
-Architecture architecture_of(std::int64_t capability) {
-  Architecture architecture;
-  const std::string digits = std::to_string(capability);
-  if (parse(("sm" + digits).c_str(), architecture) || parse(("sm" + digits + "a").c_str(), architecture))
-    return architecture;
-  return Architecture::cpu;
+// The architecture that a capability (major * 10 + minor) selects, if this binary has kernels for it; cpu otherwise.
+Architecture built_architecture_of(std::int64_t capability) {
+  Architecture architecture = Architecture::cpu;
+  if (!architecture_of_capability(capability / 10, capability % 10, architecture) || !is_built(architecture))
+    return Architecture::cpu;
+  return architecture;
 }
 
 bool runs_here(std::int64_t capability, DType dtype, ScaleMode scale_a, ScaleMode scale_b) {
-  const Architecture architecture = architecture_of(capability);
-  if (architecture == Architecture::cpu || !is_built(architecture)) return false;
+  const Architecture architecture = built_architecture_of(capability);
+  if (architecture == Architecture::cpu) return false;
   GemmProblem problem;
   problem.m = problem.n = problem.k = problem.a_stride = problem.b_stride = problem.out_stride = 128;
   problem.input_dtype = dtype;
@@ -431,8 +430,8 @@ bool dropin_supports_block_fp8(std::int64_t capability) {
 // Grouped products in the predecessor's range, 90 to 119.
 bool dropin_supports_grouped(std::int64_t capability) {
   if (capability < 90 || capability > 119) return false;
-  const Architecture architecture = architecture_of(capability);
-  if (architecture == Architecture::cpu || !is_built(architecture)) return false;
+  const Architecture architecture = built_architecture_of(capability);
+  if (architecture == Architecture::cpu) return false;
   GroupedGemmProblem problem;
   problem.form = GroupedForm::dropin;
   problem.experts = 1;

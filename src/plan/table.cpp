@@ -13,6 +13,17 @@
 
 namespace evergemm {
 
+namespace {
+
+// Set by the build where PTX for GPUs of tomorrow is in the binary.
+#if defined(EVERGEMM_WITH_PTX)
+constexpr bool kHasPtx = true;
+#else
+constexpr bool kHasPtx = false;
+#endif
+
+}  // namespace
+
 namespace plan_tables {
 
 const ArchitectureTable* table_of(Architecture architecture) {
@@ -49,6 +60,30 @@ bool is_built(Architecture architecture) {
     built = comma == std::string_view::npos ? std::string_view() : built.substr(comma + 1);
   }
   return false;
+}
+
+bool architecture_of_capability(std::int64_t major, std::int64_t minor, Architecture& architecture) {
+  struct Known {
+    std::int64_t major, minor;
+    Architecture architecture;
+  };
+  constexpr Known known[] = {
+      {7, 5, Architecture::sm75},   {8, 0, Architecture::sm80},   {8, 6, Architecture::sm86},
+      {8, 9, Architecture::sm89},   {9, 0, Architecture::sm90a},  {10, 0, Architecture::sm100},
+      {10, 3, Architecture::sm103}, {11, 0, Architecture::sm110}, {12, 0, Architecture::sm120},
+      {12, 1, Architecture::sm121},
+  };
+  constexpr std::int64_t newest = 12;
+  bool found = false;
+  for (const Known& entry : known) {
+    const bool same = entry.major == major && entry.minor == minor;
+    const bool successor = entry.major == major && entry.minor < minor && entry.architecture != Architecture::sm90a;
+    const bool beyond = kHasPtx && entry.architecture == Architecture::sm120 && major > newest;
+    if (!same && !successor && !beyond) continue;
+    architecture = entry.architecture;
+    found = true;
+  }
+  return found;
 }
 
 DeviceFacts nominal_facts(Architecture architecture) {

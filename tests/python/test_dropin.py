@@ -119,8 +119,14 @@ def test_azp_without_bias_adds_positive_zero():
 def test_capability_queries():
     """True only inside the predecessor's range and where this binary has the architecture."""
     built = {name for name, facts in evergemm._library.library.facts()["architectures"].items() if facts["built"]}
-    for capability in (-1, 0, 70, 75, 80, 86, 87, 88, 89, 90, 91, 99, 100, 103, 110, 119, 120, 121, 2**62):
-        here = f"sm{capability}" in built or f"sm{capability}a" in built
+    # a GPU runs its own code or that of an earlier member of its generation; beyond the last one, PTX, which only a build of
+    # all architectures has
+    later = {87: "sm86", 88: "sm86", 101: "sm100", 109: "sm103", 119: "sm110", 129: "sm121"}
+    if len(built) == len(evergemm._library.library.facts()["architectures"]):
+        later |= {130: "sm120", 2**62: "sm120"}
+    known = (-1, 0, 70, 74, 75, 80, 86, 89, 90, 91, 99, 100, 103, 110, 120, 121, 130, 2**62)
+    for capability in (*known, *later):
+        here = bool({f"sm{capability}", f"sm{capability}a", later.get(capability)} & built)
         assert OPS.cutlass_scaled_mm_supports_fp8(capability) is (here and capability >= 89)
         assert OPS.cutlass_scaled_mm_supports_block_fp8(capability) is (here and capability >= 90)
         assert OPS.cutlass_group_gemm_supported(capability) is (here and 90 <= capability <= 119)
