@@ -17,6 +17,7 @@ import concurrent.futures
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -190,23 +191,25 @@ def main() -> int:
     jobs = jobs_of(checks, options.tools, kernel_rows(build), options.rows)
     outcomes: list[Outcome] = []
     begin = time.monotonic()
-    with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
-        for done in concurrent.futures.as_completed(
-            [pool.submit(run, job, build, sanitizer, options.limit) for job in jobs]
-        ):
+    pool = concurrent.futures.ThreadPoolExecutor(options.jobs)
+    pending = [pool.submit(run, job, build, sanitizer, options.limit) for job in jobs]
+    try:
+        for done in concurrent.futures.as_completed(pending):
             outcome = done.result()
             outcomes.append(outcome)
             verdict = "pass" if outcome.good else f"FAIL ({outcome.findings} findings) {outcome.problem}"
             print(f"{verdict} {outcome.job}: {outcome.cases} cases, {outcome.seconds:.1f} s", flush=True)
+    except KeyboardInterrupt:  # what has ended is still shown
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        pool.shutdown(wait=False, cancel_futures=True)
     print(f"\n{summary(outcomes)}\n")
     bad = [outcome for outcome in outcomes if not outcome.good]
     for outcome in bad:
         print(f"{outcome.job}: {outcome.findings} findings {outcome.problem}; {outcome.log}")
-    print(
-        f"sanitizers: {len(outcomes) - len(bad)} passed, {len(bad)} failed, {time.monotonic() - begin:.0f} s",
-        flush=True,
-    )
-    return 1 if bad or not outcomes else 0
+    good, missing = len(outcomes) - len(bad), len(jobs) - len(outcomes)
+    lost = f", {missing} not run" if missing else ""
+    print(f"sanitizers: {good} passed, {len(bad)} failed{lost}, {time.monotonic() - begin:.0f} s", flush=True)
+    return 1 if bad or missing or not outcomes else 0
 
 
 if __name__ == "__main__":
