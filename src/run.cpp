@@ -36,6 +36,16 @@ Status run(const Plan& plan, const QuantizeProblem& problem, const RunContext& c
 Status run(const Plan& plan, const PermuteProblem& problem, const RunContext& context) {
   return dispatch(plan, problem, context);
 }
+Status run(const Plan& plan, const LinearProblem& problem, const RunContext& context) {
+  if (plan.row < 0) return Status();
+  LinearProblem placed = problem;
+  RunContext of_product = context;
+  of_product.workspace = static_cast<char*>(context.workspace) + place(placed, context.workspace);
+  Plan of_quantizer = plan;
+  of_quantizer.row = plan.quantizer_row;
+  const Status status = dispatch(of_quantizer, placed.quantize, context);
+  return status.ok() ? dispatch(plan, placed.product, of_product) : status;
+}
 Status run(const Plan& plan, const MoeRouteProblem& problem, const RunContext& context) {
   return dispatch(plan, problem, context);
 }

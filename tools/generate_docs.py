@@ -41,6 +41,7 @@ def errors_page() -> str:
     sections = [
         ("Matrix products", "validate_test.cpp", "kGemmRules[] = {"),
         ("Quantizers", "validate_test.cpp", "kQuantizeRules[] = {"),
+        ("Linear layers", "validate_test.cpp", "kLinearRules[] = {"),
         ("Mixture of experts", "validate_moe_test.cpp", "kMoeRules[] = {"),
     ]
     page = ERRORS_HEAD

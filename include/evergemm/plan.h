@@ -6,6 +6,7 @@
 #include <string>
 
 #include "evergemm/error.h"
+#include "evergemm/linear.h"
 #include "evergemm/moe.h"
 #include "evergemm/problem.h"
 #include "evergemm/types.h"
@@ -55,12 +56,14 @@ struct Plan {
   bool swap_ab = false;
   std::int32_t split_k = 1;
   std::int64_t workspace_bytes = 0;
+  std::int32_t quantizer_row = -1;  // LinearProblem: of the step before the product, which is `row`
 };
 
 // Chooses a row. An architecture without rows for the problem is an error that says what to do.
 Status plan(const GemmProblem& problem, const DeviceFacts& facts, Plan& out);
 Status plan(const QuantizeProblem& problem, const DeviceFacts& facts, Plan& out);
 Status plan(const PermuteProblem& problem, const DeviceFacts& facts, Plan& out);
+Status plan(const LinearProblem& problem, const DeviceFacts& facts, Plan& out);
 Status plan(const MoeRouteProblem& problem, const DeviceFacts& facts, Plan& out);
 Status plan(const GroupedGemmProblem& problem, const DeviceFacts& facts, Plan& out);
 Status plan(const MoeGatherQuantizeProblem& problem, const DeviceFacts& facts, Plan& out);

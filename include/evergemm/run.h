@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "evergemm/error.h"
+#include "evergemm/linear.h"
 #include "evergemm/moe.h"
 #include "evergemm/plan.h"
 #include "evergemm/problem.h"
@@ -28,6 +29,7 @@ struct RunContext {
 Status run(const Plan& plan, const GemmProblem& problem, const RunContext& context);
 Status run(const Plan& plan, const QuantizeProblem& problem, const RunContext& context);
 Status run(const Plan& plan, const PermuteProblem& problem, const RunContext& context);
+Status run(const Plan& plan, const LinearProblem& problem, const RunContext& context);
 Status run(const Plan& plan, const MoeRouteProblem& problem, const RunContext& context);
 Status run(const Plan& plan, const GroupedGemmProblem& problem, const RunContext& context);
 Status run(const Plan& plan, const MoeGatherQuantizeProblem& problem, const RunContext& context);

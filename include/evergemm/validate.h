@@ -4,6 +4,7 @@
 // Public: a C++ program builds its problems with it as the torch operators do.
 #pragma once
 #include "evergemm/error.h"
+#include "evergemm/linear.h"
 #include "evergemm/moe.h"
 #include "evergemm/problem.h"
 
@@ -14,6 +15,7 @@ namespace evergemm {
 Status validate(const ScaledMmArguments& arguments, GemmProblem& problem);
 Status validate(const QuantizeArguments& arguments, QuantizeProblem& problem);
 Status validate(const PermuteArguments& arguments, PermuteProblem& problem);
+Status validate(const LinearArguments& arguments, LinearProblem& problem);
 Status validate(const MoeRouteArguments& arguments, MoeRouteProblem& problem);
 Status validate(const GroupedMmArguments& arguments, GroupedGemmProblem& problem);
 Status validate(const MoeGatherQuantizeArguments& arguments, MoeGatherQuantizeProblem& problem);

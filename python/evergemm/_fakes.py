@@ -182,6 +182,19 @@ def _relate_rows(v) -> None:
         _check(v.weight.shape[0] == x.shape[-1], "weight of one value a column of x")
 
 
+def _relate_linear(v) -> None:
+    if v.weight.dim() != 2 or v.x.dim() < 1:
+        return  # the validator says so
+    n, k = v.weight.shape
+    _check(v.x.shape[-1] == k, "weight with as many columns as x has features")
+    blocks = ((n + 127) // 128, (k + 127) // 128)
+    _check_scale(v.weight_scale, n, blocks, "weight_scale of 1 element, one a row of weight, or one a 128 x 128 of it")
+    for name in ("azp_adj", "bias"):
+        vector = getattr(v, name)
+        if vector is not None:
+            _check(vector.numel() == n, f"{name} of one value a row of weight")
+
+
 def _relate_permute(v) -> None:
     if v.A.dim() > 0:
         _check(v.perm.numel() == v.A.shape[-1], "perm of one value a column of A")
@@ -226,6 +239,10 @@ def _relate_nothing(v) -> None:
 
 def _result_scaled_mm(v):
     return v.a.new_empty((v.a.shape[0], v.b.shape[1]), dtype=v.out_dtype)
+
+
+def _result_linear(v):
+    return v.x.new_empty((*v.x.shape[:-1], v.weight.shape[0]))
 
 
 def _quantized(x: torch.Tensor, dtype: torch.dtype, columns=None) -> torch.Tensor:
@@ -326,6 +343,7 @@ _OPERATORS = {
     "quantize_per_block": (_relate_rows, _result_per_block),
     "activate_and_quantize": (_relate_rows, _result_fused),
     "rms_norm_quantize": (_relate_rows, _result_fused),
+    "quantized_linear": (_relate_linear, _result_linear),
     "cutlass_scaled_mm": (_relate_cutlass, None),
     "cutlass_scaled_mm_azp": (_relate_cutlass, None),
     "permute_cols": (_relate_permute, _result_permute),

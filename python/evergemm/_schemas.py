@@ -39,6 +39,8 @@ TENSOR_OPERATORS = (
     "-> (Tensor q, Tensor scale)",
     "rms_norm_quantize.out(Tensor x, Tensor weight, float eps, int group_size, Tensor(a!)? residual, *, "
     "Tensor(b!) out_q, Tensor(c!) out_scale) -> ()",
+    "quantized_linear(Tensor x, Tensor weight, Tensor weight_scale, Tensor? input_scale=None, Tensor? azp_adj=None, "
+    "Tensor? bias=None, *, bool fast_accumulation=True, bool deterministic=False) -> Tensor",
     "cutlass_scaled_mm(Tensor! out, Tensor a, Tensor b, Tensor a_scales, Tensor b_scales, Tensor? bias) -> ()",
     "cutlass_scaled_mm_azp(Tensor! out, Tensor a, Tensor b, Tensor a_scales, Tensor b_scales, Tensor azp_adj, "
     "Tensor? azp, Tensor? bias) -> ()",

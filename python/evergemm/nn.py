@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Modules that hold quantized weights. QuantLinear stands where a torch.nn.Linear stood.
 
-Stands between a model and the operators: one quantizer and one scaled_mm a call. quantize.py makes these modules from
+Stands between a model and the operators: one quantized_linear a call. quantize.py makes these modules from
 nn.Linear, checkpoint.py from files. Must not go here: how weights are chosen or quantized, file formats.
 """
 
@@ -147,28 +147,19 @@ class QuantLinear(torch.nn.Module):
         Raises:
             RuntimeError: from the operators, for another dtype or number of features, or an x that requires grad.
         """
-        rows = x if x.dim() == 2 else x.flatten(0, -2) if x.dim() > 2 else x.unsqueeze(0)
-        if rows.stride(1) != 1:
-            rows = rows.contiguous()
         # Module's attribute lookup costs half a microsecond a tensor, its dictionaries nearly nothing.
-        stored = self._buffers
-        bias, azp_adj, scale = self._parameters["bias"], stored["azp_adj"], stored["input_scale"]
+        stored, bias = self._buffers, self._parameters["bias"]
         if bias is not None and bias.dtype != x.dtype:
             bias = bias.to(x.dtype)
-        weight, weight_scale = stored["weight"].t(), stored["weight_scale"]
-        if azp_adj is not None:
-            q, scale, azp = _ops.quantize_per_token_asymmetric(rows)
-            y = _ops.scaled_mm_azp(q, weight, scale, weight_scale, azp_adj, azp, bias, x.dtype)
-        else:
-            if self.granularity == "block":
-                q, scale = _ops.quantize_per_group(rows, BLOCK, weight.dtype)
-                weight_scale = weight_scale.t()
-            elif scale is None:
-                q, scale = _ops.quantize_per_token(rows, weight.dtype)
-            else:
-                q = _ops.quantize_static(rows, scale, weight.dtype)
-            y = _ops.scaled_mm(q, weight, scale, weight_scale, bias, x.dtype)
-        return y if x.dim() == 2 else y.view(*x.shape[:-1], self.out_features)
+        rows = x
+        if x.stride(-1) != 1:
+            rows = x.contiguous()
+        elif x.dim() > 2 and not x.is_contiguous():
+            rows = x.flatten(0, -2)  # a view where the strides allow it
+        y = _ops.quantized_linear(
+            rows, stored["weight"], stored["weight_scale"], stored["input_scale"], stored["azp_adj"], bias
+        )
+        return y if rows.dim() == x.dim() else y.view(*x.shape[:-1], self.out_features)
 
     def dequantized_weight(self) -> torch.Tensor:
         """The weight that the stored one stands for: [n, k] float32."""

@@ -312,6 +312,24 @@ Status prepare_per_token_group(const Operator& self, Arguments values, Prepared&
   return prepare_quantize(self, arguments, prepared);
 }
 
+Status prepare_quantized_linear(const Operator& self, Arguments values, Prepared& prepared) {
+  Status status = Reader::check(self, values, "ttttttbb");
+  if (!status.ok()) return status;
+  Reader read(values);
+  LinearArguments arguments;
+  arguments.operator_name = self.name;
+  for (TensorView* view : {&arguments.x, &arguments.weight, &arguments.weight_scale, &arguments.input_scale,
+                           &arguments.azp_adj, &arguments.bias})
+    *view = read.tensor();
+  arguments.fast_accumulation = read.boolean();
+  arguments.deterministic = read.boolean();
+  LinearProblem& problem = prepared.problem.emplace<LinearProblem>();
+  status = validate(arguments, problem);
+  if (!status.ok()) return status;
+  add_like(prepared, arguments.x, arguments.x.dtype, problem.product.n);
+  return status;
+}
+
 Status prepare_permute_cols(const Operator& self, Arguments values, Prepared& prepared) {
   Status status = Reader::check(self, values, "tt");
   if (!status.ok()) return status;
@@ -351,6 +369,7 @@ constexpr std::array kOperators = {
     Operator{"rms_norm_quantize.out", prepare_rms_norm_quantize},
     Operator{"cutlass_scaled_mm", prepare_cutlass_scaled_mm},
     Operator{"cutlass_scaled_mm_azp", prepare_cutlass_scaled_mm},
+    Operator{"quantized_linear", prepare_quantized_linear},
     Operator{"permute_cols", prepare_permute_cols},
     Operator{"per_token_group_fp8_quant", prepare_per_token_group},
     Operator{"per_token_group_fp8_quant_packed", prepare_per_token_group},
@@ -402,6 +421,8 @@ std::span<const Operator> all_operators() { return kOperators; }
 void Prepared::bind(std::int32_t output, void* data) {
   if (GemmProblem* gemm = std::get_if<GemmProblem>(&problem)) {
     gemm->out = data;
+  } else if (LinearProblem* linear = std::get_if<LinearProblem>(&problem)) {
+    linear->product.out = data;
   } else if (PermuteProblem* permute = std::get_if<PermuteProblem>(&problem)) {
     permute->out = static_cast<std::uint16_t*>(data);
   } else if (QuantizeProblem* quantize = std::get_if<QuantizeProblem>(&problem)) {

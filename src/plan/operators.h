@@ -9,6 +9,7 @@
 #include <variant>
 
 #include "evergemm/error.h"
+#include "evergemm/linear.h"
 #include "evergemm/moe.h"
 #include "evergemm/plan.h"
 #include "evergemm/problem.h"
@@ -37,7 +38,7 @@ struct OutputSpec {
 
 struct Prepared {
   std::variant<GemmProblem, QuantizeProblem, PermuteProblem, MoeRouteProblem, GroupedGemmProblem,
-               MoeGatherQuantizeProblem, MoeCombineProblem, FusedMoeProblem, MoeDataProblem>
+               MoeGatherQuantizeProblem, MoeCombineProblem, FusedMoeProblem, MoeDataProblem, LinearProblem>
       problem;
   std::int32_t row = -1;          // _scaled_mm_row: the forced row
   bool overlap = true;            // _scaled_mm_row: RunContext::overlap

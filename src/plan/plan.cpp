@@ -102,6 +102,19 @@ Status plan(const PermuteProblem&, const DeviceFacts& facts, Plan& out) {
   return Status();
 }
 
+// The quantizer, then the product, whose addresses do not matter yet: a workspace is aligned as well as any.
+Status plan(const LinearProblem& problem, const DeviceFacts& facts, Plan& out) {
+  LinearProblem placed = problem;
+  const std::int64_t bytes = place(placed, nullptr);
+  Plan quantizer;
+  Status status = plan(placed.quantize, facts, quantizer);
+  if (!status.ok()) return status;
+  status = plan(placed.product, facts, out);
+  out.quantizer_row = quantizer.row;
+  out.workspace_bytes += bytes;
+  return status;
+}
+
 std::int32_t row_count(Architecture architecture) {
   const ArchitectureTable* table = table_of(architecture);
   return table == nullptr ? 0 : table->rows;

@@ -743,6 +743,178 @@ TEST(ValidateQuantize, EmptyProblemsAreFine) {
   }
 }
 
+// ---- quantized_linear --------------------------------------------------------------------------------------------
+
+struct Linear {
+  Tensor x{DType::bfloat16, {2, 3, 200}}, weight{DType::int8, {5, 200}}, weight_scale{DType::float32, {5, 1}};
+  Tensor input_scale, azp_adj, bias;
+
+  std::string error(LinearProblem* result = nullptr) const {
+    LinearArguments arguments;
+    arguments.x = x.view();
+    arguments.weight = weight.view();
+    arguments.weight_scale = weight_scale.view();
+    arguments.input_scale = input_scale.view();
+    arguments.azp_adj = azp_adj.view();
+    arguments.bias = bias.view();
+    LinearProblem problem;
+    const Status status = validate(arguments, problem);
+    if (result != nullptr) *result = problem;
+    return status.text();
+  }
+};
+
+void make_float8(Linear& t) { t.weight = Tensor(DType::float8_e4m3fn, {5, 200}); }
+
+struct LinearRule {
+  const char* rule;
+  void (*break_it)(Linear&);
+  const char* message;
+};
+
+const LinearRule kLinearRules[] = {
+    {"dtype of x", [](Linear& t) { t.x = Tensor(DType::int8, {3, 200}); },
+     "quantized_linear: expected x of dtype bfloat16, float16 or float32; got int8; fix: convert or quantize x to one "
+     "of them."},
+    {"rank of x", [](Linear& t) { t.x = Tensor(DType::float32, {}); },
+     "quantized_linear: expected x of rank 1 or more ([..., k]); got shape [], strides []; fix: pass rows of "
+     "features."},
+    {"gradient of x", [](Linear& t) { t.x.requires_grad = true; },
+     "quantized_linear: expected tensors without gradients (inference only); got x that requires grad; fix: call it "
+     "under torch.no_grad(), or pass x.detach()."},
+    {"dtype of weight", [](Linear& t) { t.weight = Tensor(DType::bfloat16, {5, 200}); },
+     "quantized_linear: expected weight of dtype int8 or float8_e4m3fn; got bfloat16; fix: convert or quantize weight "
+     "to one of them."},
+    {"rank of weight", [](Linear& t) { t.weight = Tensor(DType::int8, {200}); },
+     "quantized_linear: expected weight of rank 2 [n, k]; got shape [200], strides [1]; fix: reshape weight to [n, "
+     "k]."},
+    {"k of weight", [](Linear& t) { t.weight = Tensor(DType::int8, {5, 199}); },
+     "quantized_linear: expected weight with as many columns as x has features (k = 200); got shape [5, 199], strides "
+     "[199, 1]; fix: pass an [n, k] weight with the k of x."},
+    {"layout of weight", [](Linear& t) { t.weight = Tensor(DType::int8, {5, 200}, {1, 5}); },
+     "quantized_linear: expected weight row-major (stride(1) == 1); got shape [5, 200], strides [1, 5]; fix: pass "
+     "weight.contiguous()."},
+    {"k of int8",
+     [](Linear& t) {
+       t.x = Tensor(DType::bfloat16, {1, 131072});
+       t.weight = Tensor(DType::int8, {1, 131072});
+       t.weight_scale = Tensor(DType::float32, {1});
+     },
+     "quantized_linear: expected k of at most 131071 for int8 (the sum is exact in int32 up to there); got k = 131072; "
+     "fix: split k and add the results, or use float8_e4m3fn."},
+    {"dtype of weight_scale", [](Linear& t) { t.weight_scale = Tensor(DType::float16, {5, 1}); },
+     "quantized_linear: expected weight_scale of dtype float32; got float16; fix: pass "
+     "weight_scale.to(torch.float32)."},
+    {"shape of weight_scale", [](Linear& t) { t.weight_scale = Tensor(DType::float32, {1, 2}); },
+     "quantized_linear: expected weight_scale of 1 element, shape [5] or [5, 1]; got shape [1, 2], strides [2, 1]; "
+     "fix: "
+     "pass a scale of one of these shapes (blocks are for float8_e4m3fn without input_scale)."},
+    {"shape of weight_scale of a float8 weight",
+     [](Linear& t) {
+       make_float8(t);
+       t.weight_scale = Tensor(DType::float32, {2, 1});
+     },
+     "quantized_linear: expected weight_scale of 1 element, shape [5] or [5, 1] or [1, 2] (blocks of 128 x 128); got "
+     "shape [2, 1], strides [1, 1]; fix: pass a scale of one of these shapes."},
+    {"blocks with input_scale",
+     [](Linear& t) {
+       make_float8(t);
+       t.weight_scale = Tensor(DType::float32, {1, 2});
+       t.input_scale = Tensor(DType::float32, {1});
+     },
+     "quantized_linear: expected weight_scale of 1 element, shape [5] or [5, 1]; got shape [1, 2], strides [2, 1]; "
+     "fix: "
+     "pass a scale of one of these shapes (blocks are for float8_e4m3fn without input_scale)."},
+    {"size of input_scale", [](Linear& t) { t.input_scale = Tensor(DType::float32, {6}); },
+     "quantized_linear: expected input_scale of 1 element; got shape [6], strides [1]; fix: pass one scale, or none to "
+     "quantize x dynamically."},
+    {"shape of azp_adj", [](Linear& t) { t.azp_adj = Tensor(DType::int32, {6}); },
+     "quantized_linear: expected azp_adj of shape [5] ([n]); got shape [6], strides [1]; fix: pass a vector with one "
+     "value for each of the 5 rows of weight."},
+    {"azp_adj of a float8 weight",
+     [](Linear& t) {
+       make_float8(t);
+       t.azp_adj = Tensor(DType::int32, {5});
+     },
+     "quantized_linear: expected azp_adj only with an int8 weight and no input_scale; got a weight of float8_e4m3fn; "
+     "fix: leave azp_adj away."},
+    {"dtype of bias", [](Linear& t) { t.bias = Tensor(DType::float16, {5}); },
+     "quantized_linear: expected bias of dtype bfloat16; got float16; fix: pass bias.to(torch.bfloat16)."},
+    {"shape of bias", [](Linear& t) { t.bias = Tensor(DType::bfloat16, {1, 5}); },
+     "quantized_linear: expected bias of shape [5] ([n]); got shape [1, 5], strides [5, 1]; fix: pass a vector with "
+     "one "
+     "value for each of the 5 rows of weight."},
+    {"device of bias", [](Linear& t) { (t.bias = Tensor(DType::bfloat16, {5})).device = {DeviceType::cuda, 1}; },
+     "quantized_linear: expected bias on cpu like the first argument; got cuda:1; fix: move all tensors to one "
+     "device."},
+    {"rows of x", [](Linear& t) { t.x = Tensor(DType::bfloat16, {2, 3, 200}, {1000, 200, 1}); },
+     "quantized_linear: expected x whose rows are contiguous and evenly spaced; got shape [2, 3, 200], strides [1000, "
+     "200, 1]; fix: pass x.contiguous()."},
+};
+
+TEST(ValidateLinear, EveryRuleSaysExpectedGotFix) {
+  EXPECT_EQ(Linear().error(), "");
+  for (const LinearRule& rule : kLinearRules) {
+    Linear linear;
+    rule.break_it(linear);
+    EXPECT_EQ(linear.error(), rule.message) << rule.rule;
+  }
+}
+
+TEST(ValidateLinear, WhatIsGivenSaysHowXIsQuantized) {
+  struct Case {
+    void (*change)(Linear&);
+    QuantizeScheme scheme;
+    ScaleMode scale_a, scale_b;
+  };
+  const Case cases[] = {
+      {[](Linear&) {}, QuantizeScheme::per_row, ScaleMode::RowWise, ScaleMode::RowWise},
+      {[](Linear& t) { t.weight_scale = Tensor(DType::float32, {}); }, QuantizeScheme::per_row, ScaleMode::RowWise,
+       ScaleMode::TensorWise},
+      {[](Linear& t) { t.azp_adj = Tensor(DType::int32, {5}); }, QuantizeScheme::per_row_asymmetric, ScaleMode::RowWise,
+       ScaleMode::RowWise},
+      {[](Linear& t) { t.input_scale = Tensor(DType::float32, {1}); }, QuantizeScheme::with_given_scale,
+       ScaleMode::TensorWise, ScaleMode::RowWise},
+      {[](Linear& t) {
+         make_float8(t);
+         t.weight_scale = Tensor(DType::float32, {1, 2});
+       },
+       QuantizeScheme::per_block, ScaleMode::BlockWise1x128, ScaleMode::BlockWise128x128},
+  };
+  for (const Case& one : cases) {
+    Linear linear;
+    one.change(linear);
+    LinearProblem problem;
+    ASSERT_EQ(linear.error(&problem), "");
+    EXPECT_EQ(problem.quantize.scheme, one.scheme);
+    EXPECT_EQ(problem.product.scale_a.mode, one.scale_a);
+    EXPECT_EQ(problem.product.scale_b.mode, one.scale_b);
+    EXPECT_EQ(problem.product.m, 6);
+    EXPECT_EQ(problem.product.k, 200);
+    // What the quantizer writes is what the product reads, in 16-byte rows, one after the other, without an overlap.
+    alignas(256) static char memory[1 << 14];
+    const std::int64_t bytes = place(problem, memory);
+    EXPECT_EQ(problem.product.a, problem.quantize.q);
+    EXPECT_EQ(problem.product.a_stride, 208);
+    EXPECT_EQ(problem.quantize.q_stride, 208);
+    EXPECT_LE(bytes, static_cast<std::int64_t>(sizeof memory));
+    EXPECT_LE(bytes, (problem.product.m + 4) * (2 * problem.product.k + 1024));  // what validate() has counted
+    if (one.scheme != QuantizeScheme::with_given_scale) {
+      EXPECT_EQ(problem.product.scale_a.data, problem.quantize.scale);
+      EXPECT_GE(static_cast<const char*>(problem.quantize.scale), memory + 6 * 208);
+      EXPECT_EQ(problem.quantize.scale_row_stride, 1);
+      EXPECT_EQ(problem.quantize.scale_group_stride, problem.product.scale_a.k_stride);
+    } else {
+      EXPECT_EQ(problem.product.scale_a.data, static_cast<const float*>(linear.input_scale.view().data));
+    }
+    if (one.scheme == QuantizeScheme::per_row_asymmetric) {
+      EXPECT_EQ(problem.product.azp, problem.quantize.azp);
+      EXPECT_GE(reinterpret_cast<const char*>(problem.quantize.azp),
+                static_cast<const char*>(problem.quantize.scale) + 24);
+    }
+  }
+}
+
 // ---- permute_cols ----------------------------------------------------------------------------------------------
 
 TEST(ValidatePermute, EveryRuleSaysExpectedGotFix) {

@@ -85,7 +85,7 @@ struct Recipe {
 // scales · U out [e, m, n] · e scales of E · h scales of N · o int32 [e + 1] · T int64 [e + 1] · c int32 [e] · x int64 [e]
 // t sizes [e, 3] · I ids [m, n] · v float [m, n] · D int32 [m * n] · K like o or none · M map [k] or none · d int32 [n]
 // u float [n] or none · p [e, 2n or n, k] · q [e, k, n] · y, Y scales of p, q · l float [m, 1] · L ids [m, 1]
-// r float [m, 1] · i int32 [m, 1] · g a float a row or group [m, k / group] · G the same for blocks · w packed words
+// V weight [n, k] · k its scales · J azp_adj or none · a bias [n] of x's type or none · r float [m, 1] · i int32 [m, 1] · g a float a row or group [m, k / group] · G the same for blocks · w packed words
 constexpr Recipe kRecipes[] = {
     {"scaled_mm", "ABsSb"},
     {"scaled_mm.out", "ABsSbO"},
@@ -110,6 +110,7 @@ constexpr Recipe kRecipes[] = {
     {"rms_norm_quantize.out", "XWRQg"},
     {"cutlass_scaled_mm", "OABsSb"},
     {"cutlass_scaled_mm_azp", "OABsSjzb"},
+    {"quantized_linear", "XVk1Ja"},
     {"permute_cols", "XP"},
     {"per_token_group_fp8_quant", "XQg"},
     {"per_token_group_fp8_quant_packed", "XQw"},
@@ -300,6 +301,19 @@ inline TensorView any_tensor(Bytes& bytes, Call& call, const Theme& theme, char 
       sizes[2] = ceil_by(letter == 'Y' ? n : k, 128);
       break;
     }
+    case 'V':
+      shape(theme.input, 2, n, k);
+      break;
+    case 'k':
+      theme.blocks ? shape(DType::float32, 2, ceil_by(n, 128), ceil_by(k, 128))
+                   : shape(DType::float32, 2, theme.per_row ? n : 1, 1);
+      break;
+    case 'J':
+      shape(DType::int32, 1, 1, n);
+      break;
+    case 'a':
+      shape(theme.x, 1, 1, n);
+      break;
     case 'l':
       shape(DType::float32, 2, m, 1);
       break;
@@ -312,7 +326,7 @@ inline TensorView any_tensor(Bytes& bytes, Call& call, const Theme& theme, char 
       break;
   }
   const bool optional = letter == 'b' || letter == 'z' || letter == 'R' || letter == 'M' || letter == 'K' ||
-                        letter == 'u' || (letter == '1' && bytes.coin());
+                        letter == 'u' || letter == 'J' || letter == 'a' || (letter == '1' && bytes.coin());
   if (optional ? bytes.coin() : bytes.rarely()) {
     TensorView none;
     return none;
@@ -592,6 +606,16 @@ inline std::string wrong_with_problem(const Call& call, const FusedMoeProblem& p
                    wrong_with_weights(call, "w2", p.w2, p.route.experts),
                    wrong_with_span(call, "topk_weights", p.topk_weights, 4, p.route.tokens, p.topk_weights_token_stride,
                                    p.route.top_k, p.topk_weights_choice_stride)});
+}
+
+inline std::string wrong_with_problem(const Call& call, const LinearProblem& p) {
+  if (p.product.m != p.quantize.rows || p.product.k != p.quantize.columns) return "steps that do not fit each other";
+  const __int128 counted = (static_cast<__int128>(p.product.m) + 4) * (static_cast<__int128>(p.product.k) * 2 + 1024);
+  if (counted > std::numeric_limits<std::int64_t>::max()) return "a workspace beyond int64 bytes";
+  LinearProblem placed = p;
+  const std::int64_t bytes = place(placed, nullptr);
+  if (bytes < 0 || bytes > counted) return "a workspace larger than what was counted";
+  return first_of({wrong_with_problem(call, p.quantize), wrong_with_problem(call, p.product)});
 }
 
 inline std::string wrong_with_problem(const Call& call, const MoeDataProblem& p) {

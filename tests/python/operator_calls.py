@@ -253,6 +253,19 @@ CALLS = (
     Call("rms_norm_quantize.out", lambda: {**_norm(), "residual": _x(), **_pair()}, _PAIR, ("residual", *_PAIR)),
     Call("cutlass_scaled_mm", lambda: {**_dropin_gemm(), **_bias()}, (), ("out",)),
     Call("cutlass_scaled_mm_azp", lambda: {**_dropin_gemm(), **_azp()}, (), ("out",)),
+    Call(
+        "quantized_linear",
+        lambda: {
+            "x": _x(),
+            "weight": int8_matrix(N, K),
+            "weight_scale": torch.rand(N, 1) + 0.5,
+            "input_scale": None,
+            "azp_adj": torch.randint(-1000, 1000, (N,), dtype=torch.int32),
+            "bias": torch.randn(N, dtype=torch.bfloat16),
+            **_options(),
+        },
+        ("fast_accumulation", "deterministic"),
+    ),
     Call("permute_cols", lambda: {"A": _x(), "perm": torch.randperm(K).to(torch.int32)}),
     Call(
         "per_token_group_fp8_quant",

@@ -60,7 +60,9 @@ def test_fakes_return_what_kernels_return(call):
     real = call.make()
     variants = [real]
     if "x" in real and not {"out_q", "residual", "scale", "topk_ids"} & set(real):
-        variants += [{**real, "x": real["x"][:0]}, {**real, "x": real["x"][:, :0]}, {**real, "x": real["x"][:1]}]
+        variants += [{**real, "x": real["x"][:0]}, {**real, "x": real["x"][:1]}]
+        if "weight" not in real:  # whose columns are those of x
+            variants.append({**real, "x": real["x"][:, :0]})
     for arguments in variants:
         expected = call.run(arguments)
         with FakeTensorMode() as mode:

@@ -434,6 +434,29 @@ REFUSED = (
         "fix: pass a vector with one value for each of the 48 columns of b.",
     ),
     Refused(
+        "quantized_linear",
+        replaced(weight=int8_matrix(N, K - 1)),
+        "quantized_linear: expected weight with as many columns as x has features (k = 256); got shape [48, 255], "
+        "strides [255, 1]; fix: pass an [n, k] weight with the k of x.",
+    ),
+    Refused(
+        "quantized_linear",
+        replaced(weight_scale=torch.ones(2, 1)),
+        "quantized_linear: expected weight_scale of 1 element, shape [48] or [48, 1]; got shape [2, 1], strides [1, 1]; "
+        "fix: pass a scale of one of these shapes (blocks are for float8_e4m3fn without input_scale).",
+    ),
+    Refused(
+        "quantized_linear",
+        replaced(weight=fp8_matrix(N, K)),
+        "quantized_linear: expected azp_adj only with an int8 weight and no input_scale; got a weight of "
+        "float8_e4m3fn; fix: leave azp_adj away.",
+    ),
+    Refused(
+        "quantized_linear",
+        replaced(bias=torch.zeros(N)),
+        "quantized_linear: expected bias of dtype bfloat16; got float32; fix: pass bias.to(torch.bfloat16).",
+    ),
+    Refused(
         "permute_cols",
         changed("A", lambda a: a.float()),
         "permute_cols: expected A of dtype float16, bfloat16 or int16; got float32; "

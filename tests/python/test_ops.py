@@ -506,6 +506,47 @@ def test_negated_and_permuted_views():
     assert same_bits(evergemm.permute_cols(x, perm), expected)
 
 
+@pytest.mark.parametrize("scheme", ["int8", "int8_tensor", "int8_static", "int8_azp", "fp8", "fp8_static", "fp8_block"])
+@pytest.mark.parametrize("x_dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
+@pytest.mark.parametrize(("sizes", "n"), [((1, 16), 16), ((2, 3, 300), 130), ((200,), 5), ((0, 40), 7), ((4, 0), 3)])
+def test_quantized_linear_is_its_two_steps(scheme, x_dtype, sizes, n):
+    """Bit for bit what the quantizer and scaled_mm give."""
+    k = sizes[-1]
+    x, bias = torch.randn(sizes).to(x_dtype), torch.randn(n).to(x_dtype)
+    dtype = torch.int8 if scheme.startswith("int8") else FP8
+    weight = torch.randint(-128, 128, (n, k)).to(torch.int8) if dtype == torch.int8 else torch.randn(n, k).to(FP8)
+    scale = torch.rand(1 if scheme == "int8_tensor" else n) + 0.1
+    rows = x.view(-1, k) if k else x
+    if scheme == "int8_azp":
+        adjustment = weight.sum(1, dtype=torch.int32)
+        q, scale_x, azp = evergemm.quantize_per_token_asymmetric(rows)
+        expected = evergemm.scaled_mm_azp(q, weight.t(), scale_x, scale, adjustment, azp, bias, x_dtype)
+        got = evergemm.quantized_linear(x, weight, scale, None, adjustment, bias)
+    elif scheme.endswith("_static"):
+        scale_x = torch.tensor([0.01])
+        q = evergemm.quantize_static(rows, scale_x, dtype)
+        expected = evergemm.scaled_mm(q, weight.t(), scale_x, scale, bias, x_dtype)
+        got = evergemm.quantized_linear(x, weight, scale, scale_x, None, bias)
+    elif scheme == "fp8_block" and -(-n // 128) * -(-k // 128) != 1:
+        scale = torch.rand(-(-n // 128), -(-k // 128)) + 0.1
+        q, scale_x = evergemm.quantize_per_group(rows, 128, dtype)
+        expected = evergemm.scaled_mm(q, weight.t(), scale_x, scale.t(), bias, x_dtype)
+        got = evergemm.quantized_linear(x, weight, scale, None, None, bias)
+    else:
+        q, scale_x = evergemm.quantize_per_token(rows, dtype)
+        expected = evergemm.scaled_mm(q, weight.t(), scale_x, scale, bias, x_dtype)
+        got = evergemm.quantized_linear(x, weight, scale, None, None, bias)
+        promoted = evergemm.quantized_linear(
+            x, weight, scale, None, None, bias, fast_accumulation=False, deterministic=True
+        )
+        wanted = evergemm.scaled_mm(
+            q, weight.t(), scale_x, scale, bias, x_dtype, fast_accumulation=False, deterministic=True
+        )
+        assert torch.equal(promoted, wanted.view(promoted.shape))
+    assert got.shape == (*sizes[:-1], n) and got.dtype == x_dtype
+    assert torch.equal(got, expected.view(got.shape))
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.int16], ids=str)
 @pytest.mark.parametrize("shape", [(0, 8), (3, 0), (1, 1), (5, 7), (2, 3, 64), (129, 33)], ids=str)
 def test_permute_cols(dtype, shape):
