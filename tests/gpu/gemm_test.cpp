@@ -140,7 +140,8 @@ std::string run_tiles(const Options& options, Kind kind, std::int64_t& cases) {
     variant.bias = variant.row_scale_a = variant.row_scale_b = true;
     variant.azp = kind == Kind::int8 ? 2 : 0;
     variant.scale_layout = 2;  // block scales by plain loads; the tiny case has the copy engine's
-    const Shape shape{std::min<std::int64_t>(tokens, 72) - 3, features * clusters * each - 8, 144};
+    const Shape shape{std::min<std::int64_t>(tokens, 72) - 3, features * clusters * each - 8,
+                      tile.split_k > 1 ? 400 : 144};  // enough of k for each CTA that shares it
     GemmCase test(kind, Data::exact, shape, variant, 31 + static_cast<std::uint64_t>(row));
     if (!table().why_not(test.device_problem(), facts(), row).empty()) continue;
     test.solve();
