@@ -22,14 +22,23 @@ EVERGEMM_HOST_DEVICE std::int64_t limited(std::int64_t value, std::int64_t low, 
   return value < low ? low : value > high ? high : value;
 }
 
+// How indices are read, unless a caller has a way of its own.
+struct ReadIndex {
+  EVERGEMM_HOST_DEVICE std::int64_t operator()(const void* data, bool is_int64, std::int64_t at) const {
+    return read_index(data, is_int64, at);
+  }
+};
+
 // The local expert of choice (token, choice), or -1 where it goes nowhere.
-EVERGEMM_HOST_DEVICE std::int64_t local_expert(const MoeRouteProblem& problem, std::int64_t token,
-                                               std::int64_t choice) {
-  std::int64_t id = read_index(problem.ids, problem.ids_are_int64,
-                               token * problem.ids_token_stride + choice * problem.ids_choice_stride);
-  if (problem.expert_map.data != nullptr) {
+template <class Read = ReadIndex>
+EVERGEMM_HOST_DEVICE std::int64_t local_expert(const MoeRouteProblem& problem, std::int64_t token, std::int64_t choice,
+                                               const Read& read = Read()) {
+  std::int64_t id =
+      read(problem.ids, problem.ids_are_int64, token * problem.ids_token_stride + choice * problem.ids_choice_stride);
+  const Indices& map = problem.expert_map;
+  if (map.data != nullptr) {
     if (id < 0 || id >= problem.expert_map_size) return -1;
-    id = read_index(problem.expert_map, id);
+    id = read(map.data, map.is_int64, id * map.stride);
   }
   return id >= 0 && id < problem.experts ? id : -1;
 }

@@ -9,16 +9,24 @@
 
 namespace evergemm {
 
+// How tokens reach the rows of product 1: every token quantized into a place of its own and gathered from there (a row's block
+// scales lie together), or quantized straight to its rows (a block's scales of all rows lie together, where copy engines can
+// read them).
+enum class TokensGo : std::uint8_t { through_the_workspace, straight_to_rows };
+
 // Byte offsets in the workspace, multiples of 256.
 struct FusedMoeLayout {
-  std::int64_t expert_offsets = 0, source_row = 0, slot = 0;  // int32
-  std::int64_t weighted = 0;                                  // [tokens, hidden] of x's type, weights_on_input only
-  std::int64_t token_q = 0, token_scale = 0;                  // every token, quantized
-  std::int64_t q1 = 0, scale1 = 0;                            // the same, a row for each choice
-  std::int64_t product1 = 0;                                  // [choices, w13.n] of x's type
+  std::int64_t expert_offsets = 0, slot = 0;  // int32
+  // What only tokens need that go through the workspace: the token of each row; x times the router's weights, of x's type
+  // (weights_on_input); every token, quantized.
+  std::int64_t source_row = 0, weighted = 0, token_q = 0;
+  std::int64_t token_scale = 0;     // of every token, or the one scale of all
+  std::int64_t q1 = 0, scale1 = 0;  // the same, a row for each choice
+  std::int64_t product1 = 0;        // [choices, w13.n] of x's type
   std::int64_t q2 = 0, scale2 = 0;
-  std::int64_t product2 = 0;  // [choices, hidden] of x's type
-  std::int64_t largest = 0;   // two words, for backends that find a dynamic scale of a tensor in passes
+  std::int64_t product2 = 0;    // [choices, hidden] of x's type
+  std::int64_t scale_rows = 0;  // block scales: how far apart a row's are; 0: together
+  std::int64_t largest = 0;     // two words, for backends that find a dynamic scale of a tensor in passes
   std::int64_t bytes = 0;
 };
 
@@ -32,7 +40,8 @@ inline std::int64_t input_groups(const MoeWeights& weights) {
 }
 
 // False where the workspace would not fit 2^63 bytes.
-inline bool fused_moe_layout(const FusedMoeProblem& problem, FusedMoeLayout& layout) {
+inline bool fused_moe_layout(const FusedMoeProblem& problem, TokensGo tokens_go, FusedMoeLayout& layout) {
+  const bool kept = tokens_go == TokensGo::through_the_workspace, one_scale = one_input_scale(problem.w13);
   const std::int64_t tokens = problem.route.tokens, rows = problem.route.choices();
   const std::int64_t item = size_in_bytes(problem.x_dtype);
   std::int64_t end = 0;
@@ -46,16 +55,18 @@ inline bool fused_moe_layout(const FusedMoeProblem& problem, FusedMoeLayout& lay
     return begin;
   };
   layout.expert_offsets = place(problem.route.experts + 1, 1, 4);
-  layout.source_row = place(rows, 1, 4);
+  layout.source_row = place(kept ? rows : 0, 1, 4);
   layout.slot = place(rows, 1, 4);
-  layout.weighted = place(problem.weights_on_input ? tokens : 0, problem.hidden(), item);
-  layout.token_q = place(tokens, problem.hidden(), 1);
-  layout.token_scale = place(one_input_scale(problem.w13) ? 1 : tokens, input_groups(problem.w13), 4);
+  layout.weighted = place(kept && problem.weights_on_input ? tokens : 0, problem.hidden(), item);
+  layout.token_q = place(kept ? tokens : 0, problem.hidden(), 1);
+  layout.token_scale = place(one_scale ? 1 : kept ? tokens : 0, input_groups(problem.w13), 4);
   layout.q1 = place(rows, problem.hidden(), 1);
-  layout.scale1 = place(rows, input_groups(problem.w13), 4);
+  layout.scale_rows = kept ? 0 : (rows + 3) / 4 * 4;  // copy engines want multiples of 16 bytes
+  const std::int64_t scale_rows = kept ? rows : layout.scale_rows;
+  layout.scale1 = place(scale_rows, input_groups(problem.w13), 4);
   layout.product1 = place(rows, problem.w13.n, item);
   layout.q2 = place(rows, problem.intermediate(), 1);
-  layout.scale2 = place(one_input_scale(problem.w2) ? 1 : rows, input_groups(problem.w2), 4);
+  layout.scale2 = place(one_input_scale(problem.w2) ? 1 : scale_rows, input_groups(problem.w2), 4);
   layout.product2 = place(rows, problem.hidden(), item);
   layout.largest = place(2, 1, 4);
   layout.bytes = end;
@@ -75,8 +86,8 @@ struct FusedMoeSteps {
   float* scale1 = nullptr;
 };
 
-inline QuantizeProblem input_quantizer(const FusedMoeProblem& problem, const MoeWeights& weights, void* q,
-                                       void* scale) {
+inline QuantizeProblem input_quantizer(const FusedMoeProblem& problem, const MoeWeights& weights, void* q, void* scale,
+                                       std::int64_t scale_rows) {
   QuantizeProblem quantize;
   quantize.columns = weights.k;
   quantize.x_dtype = problem.x_dtype;
@@ -96,8 +107,8 @@ inline QuantizeProblem input_quantizer(const FusedMoeProblem& problem, const Moe
   } else {
     quantize.scheme = QuantizeScheme::per_block;
     quantize.group_columns = kScaleBlock;
-    quantize.scale_row_stride = input_groups(weights);
-    quantize.scale_group_stride = 1;
+    quantize.scale_row_stride = scale_rows == 0 ? input_groups(weights) : 1;
+    quantize.scale_group_stride = scale_rows == 0 ? 1 : scale_rows;
   }
   quantize.device = problem.device;
   return quantize;
@@ -111,7 +122,8 @@ inline void set_rows(QuantizeProblem& quantize, std::int64_t rows) {
 }
 
 inline GroupedGemmProblem layer_product(const FusedMoeProblem& problem, const MoeWeights& weights, const void* q,
-                                        const float* scale, void* out, const std::int32_t* expert_offsets) {
+                                        const float* scale, std::int64_t scale_rows, void* out,
+                                        const std::int32_t* expert_offsets) {
   GroupedGemmProblem product;
   product.experts = problem.route.experts;
   product.rows = problem.route.choices();
@@ -129,8 +141,8 @@ inline GroupedGemmProblem layer_product(const FusedMoeProblem& problem, const Mo
   product.scale_a.data = weights.input_scale != nullptr ? weights.input_scale : scale;
   if (weights.scale.mode == ScaleMode::BlockWise128x128) {
     product.scale_a.mode = ScaleMode::BlockWise1x128;
-    product.scale_a.outer_stride = input_groups(weights);
-    product.scale_a.k_stride = 1;
+    product.scale_a.outer_stride = scale_rows == 0 ? input_groups(weights) : 1;
+    product.scale_a.k_stride = scale_rows == 0 ? 1 : scale_rows;
   } else if (!one_input_scale(weights)) {
     product.scale_a.mode = ScaleMode::RowWise;
     product.scale_a.outer_stride = 1;
@@ -156,22 +168,23 @@ inline FusedMoeSteps fused_moe_steps(const FusedMoeProblem& problem, const Fused
   steps.q1 = base + layout.q1;
   steps.scale1 = float_at(layout.scale1);
 
-  steps.quantize_tokens = input_quantizer(problem, problem.w13, base + layout.token_q, base + layout.token_scale);
+  steps.quantize_tokens =
+      input_quantizer(problem, problem.w13, base + layout.token_q, base + layout.token_scale, layout.scale_rows);
   steps.quantize_tokens.x = problem.weights_on_input ? steps.weighted : problem.x;
   steps.quantize_tokens.x_stride = problem.weights_on_input ? problem.hidden() : problem.x_stride;
   set_rows(steps.quantize_tokens, problem.route.tokens);
   const float* scale1 = one_input_scale(problem.w13) ? float_at(layout.token_scale) : steps.scale1;
-  steps.product1 =
-      layer_product(problem, problem.w13, steps.q1, scale1, base + layout.product1, steps.route.expert_offsets);
+  steps.product1 = layer_product(problem, problem.w13, steps.q1, scale1, layout.scale_rows, base + layout.product1,
+                                 steps.route.expert_offsets);
 
-  steps.activate = input_quantizer(problem, problem.w2, base + layout.q2, base + layout.scale2);
+  steps.activate = input_quantizer(problem, problem.w2, base + layout.q2, base + layout.scale2, layout.scale_rows);
   steps.activate.source = QuantizeSource::activation;
   steps.activate.activation = problem.activation;
   steps.activate.gated = problem.gated;
   steps.activate.x = base + layout.product1;
   steps.activate.x_stride = problem.w13.n;
-  steps.product2 = layer_product(problem, problem.w2, base + layout.q2, float_at(layout.scale2), base + layout.product2,
-                                 steps.route.expert_offsets);
+  steps.product2 = layer_product(problem, problem.w2, base + layout.q2, float_at(layout.scale2), layout.scale_rows,
+                                 base + layout.product2, steps.route.expert_offsets);
 
   steps.combine.tokens = problem.route.tokens;
   steps.combine.top_k = problem.route.top_k;

@@ -333,7 +333,7 @@ void combine(const MoeCombineProblem& problem, InstructionSet set, const RunCont
 
 Status layer(const FusedMoeProblem& problem, InstructionSet set, const RunContext& context) {
   FusedMoeLayout layout;
-  if (!fused_moe_layout(problem, layout)) return Status();  // plan() has refused it
+  if (!fused_moe_layout(problem, TokensGo::through_the_workspace, layout)) return Status();  // plan() has refused it
   FusedMoeSteps steps = fused_moe_steps(problem, layout, context.workspace);
   void* const grouped_workspace = static_cast<char*>(context.workspace) + layout.bytes;
   const std::int64_t hidden = problem.hidden();

@@ -6,11 +6,11 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "cuda/fresh_index.cuh"
 #include "cuda/moe_kernels.h"
 #include "cuda/quantize_kernels.h"
 #include "cuda/quantize_values.cuh"
 #include "cuda/quantize_vector.cuh"
-#include "evergemm/moe_index.h"
 
 namespace evergemm::cuda {
 namespace {
@@ -18,16 +18,17 @@ namespace {
 constexpr int kThreads = 256;
 constexpr int kAhead = 8;                      // choices whose loads are in flight together
 constexpr int kWarpColumns = kWarp * kVector;  // of a token
-constexpr std::int64_t kMostBlocks = 1 << 20, kFewTokens = 64;
+constexpr std::int64_t kMostBlocks = 1 << 20, kEnoughBlocks = 4 * 132;
 
-// The row of a choice, or -1.
+// The row of a choice, or -1. Both pass by the L1: before the wait for the previous kernel it may hold older values.
 __device__ __forceinline__ std::int64_t row_of(const MoeCombineProblem& p, std::int64_t token, std::int64_t choice) {
   const std::int64_t row =
-      read_index(p.slot, p.slots_are_int64, token * p.slot_token_stride + choice * p.slot_choice_stride);
+      ReadThroughL2()(p.slot, p.slots_are_int64, token * p.slot_token_stride + choice * p.slot_choice_stride);
   return row >= 0 && row < p.rows ? row : -1;
 }
 __device__ __forceinline__ float weight_of(const MoeCombineProblem& p, std::int64_t token, std::int64_t choice) {
-  return p.weights == nullptr ? 1.0f : p.weights[token * p.weights_token_stride + choice * p.weights_choice_stride];
+  return p.weights == nullptr ? 1.0f
+                              : __ldcg(p.weights + token * p.weights_token_stride + choice * p.weights_choice_stride);
 }
 
 template <class Out>
@@ -53,17 +54,23 @@ __device__ __forceinline__ void store_sums(void* out, std::int64_t at, const flo
 
 // A warp has kWarpColumns columns of a token, a lane kVector of them. Lane c reads slot and weight of choice c for all.
 template <class Element, class Out>
-__global__ void __launch_bounds__(kThreads) combine_vectors(const __grid_constant__ MoeCombineProblem p) {
-  wait_for_previous_kernel();
+__global__ void __launch_bounds__(kThreads)
+    combine_vectors(const __grid_constant__ MoeCombineProblem p, const bool early_slots) {
   const int lane = static_cast<int>(threadIdx.x);
+  std::int64_t my_row = -1;  // of choice `lane` of the block's first token
+  float my_weight = 0.0f;
+  const auto read_choice = [&](std::int64_t token, std::int64_t choice) {
+    my_row = choice < p.top_k ? row_of(p, token, choice) : -1;
+    my_weight = choice < p.top_k ? weight_of(p, token, choice) : 0.0f;
+  };
+  if (early_slots) read_choice(blockIdx.x, lane);
+  wait_for_previous_kernel();
   const std::int64_t column = (std::int64_t{blockIdx.y} * blockDim.y + threadIdx.y) * kWarpColumns + lane * kVector;
   const bool active = column < p.columns;
   for (std::int64_t token = blockIdx.x; token < p.tokens; token += gridDim.x) {
     float sums[kVector] = {};
     for (std::int64_t first = 0; first < p.top_k; first += kWarp) {
-      const std::int64_t choice = first + lane;
-      const std::int64_t my_row = choice < p.top_k ? row_of(p, token, choice) : -1;
-      const float my_weight = choice < p.top_k ? weight_of(p, token, choice) : 0.0f;
+      if (!early_slots || token != blockIdx.x || first != 0) read_choice(token, first + lane);
 #pragma unroll 1
       for (int c = 0; c < kWarp && first + c < p.top_k; c += kAhead) {
         Vector<Element> y[kAhead];
@@ -124,9 +131,9 @@ const void* kernel_of(DType out) {
 }
 
 template <class Element>
-cudaError_t launch(const MoeCombineProblem& problem, cudaStream_t stream) {
+cudaError_t launch(const MoeCombineProblem& problem, bool early_slots, cudaStream_t stream) {
   MoeCombineProblem p = problem;
-  void* arguments[] = {&p};
+  void* arguments[] = {&p, &early_slots};
   const std::int64_t chunks = (p.columns + kWarpColumns - 1) / kWarpColumns;
   constexpr std::int64_t kMostChunks = 65535;
   const bool by_vectors = p.columns % kVector == 0 && reinterpret_cast<std::uintptr_t>(p.y) % 16 == 0 &&
@@ -137,8 +144,9 @@ cudaError_t launch(const MoeCombineProblem& problem, cudaStream_t stream) {
     return launch_overlapping(reinterpret_cast<const void*>(&combine_elements<Element>), static_cast<unsigned>(blocks),
                               kThreads, 0, stream, arguments);
   }
-  // Few tokens: a warp a block, so that every multiprocessor takes part.
-  const std::int64_t warps = p.tokens <= kFewTokens ? 1 : std::min<std::int64_t>(chunks, kThreads / kWarp);
+  // Blocks of so few warps that every multiprocessor takes part, but of no fewer: starting blocks takes time, too.
+  const std::int64_t warps =
+      std::clamp<std::int64_t>(p.tokens * chunks / kEnoughBlocks, 1, std::min<std::int64_t>(chunks, kThreads / kWarp));
   cudaLaunchConfig_t config{};
   config.gridDim =
       dim3(static_cast<unsigned>(std::min(p.tokens, kMostBlocks)), static_cast<unsigned>((chunks + warps - 1) / warps));
@@ -154,11 +162,11 @@ cudaError_t launch(const MoeCombineProblem& problem, cudaStream_t stream) {
 
 }  // namespace
 
-cudaError_t launch_combine(const MoeCombineProblem& problem, cudaStream_t stream) {
+cudaError_t launch_combine(const MoeCombineProblem& problem, bool early_slots, cudaStream_t stream) {
   if (problem.tokens == 0 || problem.columns == 0) return cudaSuccess;
-  if (problem.y_dtype == DType::bfloat16) return launch<Bfloat16>(problem, stream);
-  if (problem.y_dtype == DType::float16) return launch<Float16>(problem, stream);
-  return launch<Float32>(problem, stream);
+  if (problem.y_dtype == DType::bfloat16) return launch<Bfloat16>(problem, early_slots, stream);
+  if (problem.y_dtype == DType::float16) return launch<Float16>(problem, early_slots, stream);
+  return launch<Float32>(problem, early_slots, stream);
 }
 
 }  // namespace evergemm::cuda

@@ -52,6 +52,7 @@ __global__ void __launch_bounds__(kMostRowThreads)
   if (!has_token)
     for (int e = static_cast<int>(threadIdx.x); e < kMostExperts; e += static_cast<int>(blockDim.x)) counts[e] = 0;
   wait_for_previous_kernel();
+  allow_next_kernel();  // product 1, which counts the choices by itself and waits for the tokens
   RowInputs<Element, false, 1> inputs;
   if (has_token) inputs.load(r.quantize, token);
   for (unsigned i = threadIdx.x; i < choices; i += blockDim.x) expert[i] = expert_of(p, by_top_k, i);
@@ -59,7 +60,6 @@ __global__ void __launch_bounds__(kMostRowThreads)
   if (!has_token) {
     if (threadIdx.x < kClearedWords) cleared[threadIdx.x] = 0;
     write_offsets(p, expert, choices, counts);
-    allow_next_kernel();
     return;
   }
   const unsigned lane = threadIdx.x % kWarp;
@@ -84,7 +84,6 @@ __global__ void __launch_bounds__(kMostRowThreads)
 #pragma unroll 1
   for (unsigned choice = 0; choice < top_k; ++choice)
     if (slot[choice] >= 0) store_row(r.quantize, bytes, lanes, slot[choice]);
-  allow_next_kernel();
 }
 
 template <class Element>

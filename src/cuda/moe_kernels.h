@@ -34,6 +34,7 @@ struct RoutedRows {
   const float* row_weights = nullptr;
   std::int64_t row_weights_stride = 0;
   const std::int32_t* row_count = nullptr;  // on the device, at most quantize.rows; null: quantize.rows
+  bool early_row_count = false;             // it is there before the previous kernel has ended
   // per_tensor: the bits of the largest magnitude, found before (launch_largest_magnitude).
   const std::uint32_t* largest = nullptr;
   // per_tensor, with_given_scale: where the one scale is stored, or null. quantize.scale is with_given_scale's input.
@@ -74,6 +75,7 @@ cudaError_t launch_few_tokens(const MoeRouteProblem& problem, const RoutedRows& 
 
 // ---- moe_combine.cu -------------------------------------------------------------------------------------------------
 
-cudaError_t launch_combine(const MoeCombineProblem& problem, cudaStream_t stream);
+// early_slots: slots and weights are there before the previous kernel has ended.
+cudaError_t launch_combine(const MoeCombineProblem& problem, bool early_slots, cudaStream_t stream);
 
 }  // namespace evergemm::cuda

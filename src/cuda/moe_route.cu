@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Expert ids to offsets, rows and slots in one launch, stable: a block of
-// threads, or a cluster of them that exchanges its counts through shared
-// memory, ranks its choices warp by warp. Also the data operators of the
-// drop-in set. An id may hold any value. Must not go here: matrix elements.
+// Expert ids to offsets, rows and slots in one launch, stable: a block of threads, or a cluster of them that exchanges its
+// counts through shared memory, ranks its choices warp by warp. Also the data operators of the drop-in set. An id may hold
+// any value. Must not go here: matrix elements.
 #include <cuda_runtime.h>
 
 #include <algorithm>
@@ -10,6 +9,7 @@
 #include <cstdint>
 #include <limits>
 #include <mutex>
+#include <type_traits>
 
 #include "cuda/device.h"
 #include "cuda/moe_kernels.h"
@@ -26,11 +26,12 @@ constexpr int kCounters = 8192;  // warps x experts of a block: 32 KiB of shared
 constexpr int kOutside = 2048;   // copies x experts of a histogram: equal experts of a warp meet in few places
 constexpr int kMostCopies = 8, kCopyPad = 4;  // a pad, so that an expert's copies lie in different banks
 constexpr int kMostExperts = 1024;            // beyond: route_in_global
-constexpr unsigned kOneBlock = 1024;          // choices that one block routes alone
+constexpr unsigned kOneBlock = 512;           // choices that one block routes alone
 constexpr unsigned kCluster = 8;              // blocks that count together
 constexpr unsigned kMostClusters = 16, kMostSingle = 64;
-constexpr int kAhead = 4;  // ids in flight while the choices outside of a slice are counted
-constexpr int kBatch = 8;  // counters in flight
+constexpr unsigned kFewWarps = 8;  // of a block that count its slice, where there are clusters enough
+constexpr int kAhead = 4;          // ids in flight while the choices outside of a slice are counted
+constexpr int kBatch = 8;          // counters in flight
 
 // How the choices are split. The blocks of a cluster (or each block alone) count all choices, a range each. They place a slice
 // of their range, which differs from cluster to cluster: what lies before it and behind it is only counted. Within a slice a warp
@@ -41,6 +42,7 @@ struct Split {
   unsigned counting_warps;  // of a block: those that have choices of a slice
   int columns;              // experts, rounded up to whole warps; at most as many as a block has threads
   int copies;               // of a histogram, a power of two; 0: nothing lies outside of the slices
+  bool plain;               // ids lie without gaps at a multiple of 16 bytes, and are local experts
   Divisor by_top_k;
 };
 
@@ -56,8 +58,7 @@ __device__ __forceinline__ unsigned count(volatile std::uint32_t* counters, int 
   return before + static_cast<unsigned>(__popc(same & ((1u << lane) - 1)));
 }
 
-// ---- clusters: blocks that write into each other's shared memory
-// ----------------------------------------------------
+// ---- clusters: blocks that read each other's shared memory ----------------------------------------------------------
 
 __device__ __forceinline__ void arrive_at_cluster() {
 #if __CUDA_ARCH__ >= 900
@@ -71,25 +72,53 @@ __device__ __forceinline__ void wait_for_cluster() {
   asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
 #endif
 }
-__device__ __forceinline__ void store_in_block(std::uint32_t* address, unsigned block, std::uint32_t value) {
+__device__ __forceinline__ std::uint32_t load_from_block(const std::uint32_t* address, unsigned block) {
+  std::uint32_t value = *address;  // without clusters: this block's
 #if __CUDA_ARCH__ >= 900
   const auto local = static_cast<std::uint32_t>(__cvta_generic_to_shared(address));
   std::uint32_t remote;
   asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(remote) : "r"(local), "r"(block));
-  asm volatile("st.shared::cluster.u32 [%0], %1;" ::"r"(remote), "r"(value) : "memory");
-#else
-  *address = value;  // one block: this one
+  asm volatile("ld.shared::cluster.u32 %0, [%1];" : "=r"(value) : "r"(remote) : "memory");
 #endif
+  return value;
+}
+
+// ---- choices that are only counted -----------------------------------------------------------------------------------
+
+constexpr unsigned kTogether = 4;  // ids that a thread reads at once; slices begin at multiples of it
+
+// Counts the choices [begin, end) but for those of the slice, by all threads.
+template <class Id>
+__device__ __forceinline__ void count_plain(const Id* ids, unsigned experts, unsigned begin, unsigned end,
+                                            unsigned slice_begin, unsigned slice_end, std::uint32_t* before,
+                                            std::uint32_t* behind) {
+  using Unsigned = std::conditional_t<sizeof(Id) == 8, std::uint64_t, std::uint32_t>;
+#pragma unroll 1
+  for (unsigned i = begin + threadIdx.x * kTogether; i < end; i += blockDim.x * kTogether) {
+    if (i >= slice_begin && i < slice_end) continue;
+    alignas(16) Id id[kTogether];
+    if (i + kTogether <= end) {
+#pragma unroll
+      for (unsigned part = 0; part < sizeof(id) / 16; ++part)
+        reinterpret_cast<uint4*>(id)[part] = reinterpret_cast<const uint4*>(ids + i)[part];
+    } else {
+#pragma unroll
+      for (unsigned j = 0; j < kTogether; ++j) id[j] = i + j < end ? ids[i + j] : Id{-1};
+    }
+    std::uint32_t* const counts = i < slice_begin ? before : behind;
+#pragma unroll
+    for (unsigned j = 0; j < kTogether; ++j)  // what is negative is larger than every expert
+      if (static_cast<Unsigned>(id[j]) < experts) atomicAdd(counts + id[j], 1u);
+  }
 }
 
 struct Data {              // what is written besides
-  MoeDataProblem problem;  // by the drop-in operator; its ids and outputs are
-                           // those of the route problem
+  MoeDataProblem problem;  // by the drop-in operator; its ids and outputs are those of the route problem
   std::uint32_t* cleared;
 };
 
 // kOne: a warp has at most 32 choices of the slice, one a lane. Shared memory: counters [warps, columns] of the slice, histograms
-// of what lies before and behind it [2, copies, columns and pad], counts of every block of the cluster [cluster, columns].
+// of what lies before and behind it [2, copies, columns and pad], the block's counts [columns], beginnings [columns].
 // In shared memory thread t has expert t.
 template <bool kData, bool kOne>
 __global__ void __launch_bounds__(kMostThreads)
@@ -103,13 +132,14 @@ __global__ void __launch_bounds__(kMostThreads)
   const int columns = split.columns, pitch = columns + kCopyPad, e = static_cast<int>(threadIdx.x);
   std::uint32_t* const counters = memory;
   std::uint32_t* const outside = counters + split.counting_warps * columns;
-  std::uint32_t* const exchange = outside + 2 * split.copies * pitch;
+  std::uint32_t* const of_block = outside + 2 * split.copies * pitch;
+  std::uint32_t* const begins = of_block + columns;
 
-  if (cluster > 1) arrive_at_cluster();
 #pragma unroll 1
-  for (std::uint32_t* word = memory + threadIdx.x; word < exchange; word += blockDim.x) *word = 0;
+  for (std::uint32_t* word = memory + threadIdx.x; word < of_block; word += blockDim.x) *word = 0;
   __syncthreads();
   wait_for_previous_kernel();
+  allow_next_kernel();  // it waits for this one's end; starting many blocks takes time
 
   // ---- count ----
   const unsigned range_begin = min(rank * split.range, split.choices),
@@ -124,8 +154,15 @@ __global__ void __launch_bounds__(kMostThreads)
     const auto copy = static_cast<unsigned>(threadIdx.x & (static_cast<unsigned>(split.copies) - 1));
     std::uint32_t* const before = outside + copy * pitch;
     std::uint32_t* const behind = before + split.copies * pitch;
+    const auto experts = static_cast<unsigned>(p.experts);
+    if (split.plain && p.ids_are_int64)
+      count_plain(static_cast<const std::int64_t*>(p.ids), experts, range_begin, range_end, slice_begin, slice_end,
+                  before, behind);
+    else if (split.plain)
+      count_plain(static_cast<const std::int32_t*>(p.ids), experts, range_begin, range_end, slice_begin, slice_end,
+                  before, behind);
 #pragma unroll 1
-    for (unsigned i = range_begin + threadIdx.x; i < range_end; i += blockDim.x * kAhead) {
+    for (unsigned i = range_begin + threadIdx.x; !split.plain && i < range_end; i += blockDim.x * kAhead) {
       int others[kAhead];
 #pragma unroll
       for (unsigned j = 0; j < kAhead; ++j) {
@@ -148,7 +185,6 @@ __global__ void __launch_bounds__(kMostThreads)
   __syncthreads();
 
   // ---- sum ----
-  if (cluster > 1) wait_for_cluster();  // every block of it has started
   unsigned of_all = 0, of_earlier = 0;  // choices of expert e: all, and those of the ranges before
   if (e < columns) {
     unsigned sum = 0;
@@ -169,27 +205,29 @@ __global__ void __launch_bounds__(kMostThreads)
 #pragma unroll 1
     for (int copy = 0; copy < split.copies; ++copy) sum += outside[(split.copies + copy) * pitch + e];
     of_all = sum;
-#pragma unroll 1
-    for (unsigned b = 0; cluster > 1 && b < cluster; ++b) store_in_block(&exchange[rank * columns + e], b, sum);
+    of_block[e] = sum;
   }
   if (cluster > 1) {
     arrive_at_cluster();
     wait_for_cluster();
     if (e < columns) {
+      unsigned of_each[kCluster];
+#pragma unroll
+      for (unsigned b = 0; b < kCluster; ++b) of_each[b] = load_from_block(&of_block[e], b);
       of_all = 0;
 #pragma unroll
       for (unsigned b = 0; b < kCluster; ++b) {
-        const unsigned of_block = b < cluster ? exchange[b * columns + e] : 0u;
-        of_earlier += b < rank ? of_block : 0u;
-        of_all += of_block;
+        of_earlier += b < rank ? of_each[b] : 0u;
+        of_all += of_each[b];
       }
     }
+    arrive_at_cluster();  // done with the others' counts; nobody leaves before all are
   }
   unsigned sums[kSums] = {of_all}, totals[kSums];
   if constexpr (kData) sums[1] = (of_all + 127) / 128 * 128;
   scan_block(sums, totals, scratch);
   const unsigned routed = totals[0];
-  if (e < columns) exchange[e] = sums[0] + of_earlier;  // where the range's rows of the expert begin
+  if (e < columns) begins[e] = sums[0] + of_earlier;  // where the range's rows of the expert begin
   if (blockIdx.x == 0) {
     if (!kData && data.cleared != nullptr && threadIdx.x < kClearedWords) data.cleared[threadIdx.x] = 0;
     if (e < p.experts) {
@@ -223,7 +261,7 @@ __global__ void __launch_bounds__(kMostThreads)
       p.slot[i] = nowhere;
       continue;
     }
-    const unsigned row = exchange[expert] + rank_in_warp + (kOne ? own[expert] : 0u);
+    const unsigned row = begins[expert] + rank_in_warp + (kOne ? own[expert] : 0u);
     p.slot[i] = static_cast<std::int32_t>(row);
     if (p.source_row != nullptr) p.source_row[row] = static_cast<std::int32_t>(split.by_top_k.quotient(i));
   }
@@ -231,7 +269,7 @@ __global__ void __launch_bounds__(kMostThreads)
 #pragma unroll 1
     for (unsigned i = routed + blockIdx.x * blockDim.x + threadIdx.x; i < split.choices; i += gridDim.x * blockDim.x)
       p.source_row[i] = -1;
-  allow_next_kernel();
+  if (cluster > 1) wait_for_cluster();
 }
 
 // Any number of experts, one block: expert_offsets itself holds the counts,
@@ -365,23 +403,22 @@ const void* kernel_of(bool one) {
              : reinterpret_cast<const void*>(&route_in_shared<kData, false>);
 }
 
-// What more than one block needs at most, with and without clusters; one block that places everything: below 48 KiB.
-constexpr int kMostSharedBytes = 56 * 1024, kMostSharedBytesOfCluster = 88 * 1024;
+// What a block needs at most that counts more than it places; one that places everything: below 48 KiB.
+constexpr int kMostSharedBytes = 56 * 1024;
 
 // More than a kernel has unasked, where more than one block works; asked for once on each device.
-cudaError_t allow_shared_memory(std::int32_t device, bool clusters) {
+cudaError_t allow_shared_memory(std::int32_t device) {
   struct Allowed {
     std::once_flag once;
     cudaError_t error = cudaSuccess;
   };
   static std::array<Allowed, kMaxDevices> cache;
   Allowed& entry = cache[static_cast<std::size_t>(device)];
-  std::call_once(entry.once, [&entry, clusters] {
+  std::call_once(entry.once, [&entry] {
     for (const void* kernel :
          {kernel_of<false>(false), kernel_of<false>(true), kernel_of<true>(false), kernel_of<true>(true)})
       if (entry.error == cudaSuccess)
-        entry.error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                           clusters ? kMostSharedBytesOfCluster : kMostSharedBytes);
+        entry.error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kMostSharedBytes);
   });
   return entry.error;
 }
@@ -397,10 +434,15 @@ cudaError_t launch_routing(const MoeRouteProblem& problem, Data data, bool clust
     return launch_overlapping(reinterpret_cast<const void*>(&route_in_global<kData>), 1, kMostThreads, 0, stream,
                               arguments);
   const auto divided = [](unsigned x, unsigned y) { return x / y + (x % y != 0 ? 1u : 0u); };
+  split.plain = p.expert_map.data == nullptr && p.ids_choice_stride == 1 &&
+                (p.ids_token_stride == p.top_k || p.tokens == 1) && reinterpret_cast<std::uintptr_t>(p.ids) % 16 == 0;
   split.columns = std::max(kWarp, static_cast<int>((p.experts + kWarp - 1) / kWarp * kWarp));
-  const auto most_counting = static_cast<unsigned>(std::min(kMostWarps, kCounters / split.columns));
   const bool alone = split.choices <= kOneBlock;
   split.cluster = clusters && !alone ? kCluster : 1;
+  auto most_counting = static_cast<unsigned>(std::min(kMostWarps, kCounters / split.columns));
+  if (split.cluster > 1)  // warps rank their choices one after the other; more blocks do so at the same time
+    most_counting = std::clamp(divided(split.choices, split.cluster * kMostClusters * kWarp),
+                               std::min(kFewWarps, most_counting), most_counting);
   const unsigned slices = alone ? 1
                                 : std::min(divided(split.choices, split.cluster * most_counting * kWarp),
                                            split.cluster > 1 ? kMostClusters : kMostSingle);
@@ -414,13 +456,14 @@ cudaError_t launch_routing(const MoeRouteProblem& problem, Data data, bool clust
     split.copies = 1;
     while (split.copies < kMostCopies && 2 * split.copies * split.columns <= kOutside) split.copies *= 2;
   }
-  // A block alone has a thread for each expert or choice; others have ids to read besides.
-  const unsigned warps =
-      alone ? std::clamp(static_cast<unsigned>(split.columns / kWarp), split.counting_warps, kMostWarps + 0u)
-            : kMostWarps;
-  const std::size_t shared =
-      4 * (std::size_t{static_cast<unsigned>(split.columns)} * (split.counting_warps + split.cluster) +
-           2 * static_cast<std::size_t>(split.copies * (split.columns + kCopyPad)));
+  // A thread for each expert and choice of the slice, and for ids besides, of which plain ones come several at a time.
+  const unsigned readers = alone         ? 0u
+                           : split.plain ? std::min(divided(split.range, kTogether * kWarp), kMostWarps / 2u)
+                                         : kMostWarps + 0u;
+  const unsigned warps = std::clamp(std::max(static_cast<unsigned>(split.columns / kWarp), readers),
+                                    split.counting_warps, kMostWarps + 0u);
+  const std::size_t shared = 4 * (std::size_t{static_cast<unsigned>(split.columns)} * (split.counting_warps + 2) +
+                                  2 * static_cast<std::size_t>(split.copies * (split.columns + kCopyPad)));
 
   cudaLaunchConfig_t config{};
   config.gridDim = dim3(blocks);
@@ -433,7 +476,7 @@ cudaError_t launch_routing(const MoeRouteProblem& problem, Data data, bool clust
   config.attrs = attributes;
   config.numAttrs = may_overlap() ? 1 : 0;
   if (!alone) {
-    const cudaError_t error = allow_shared_memory(p.device.index, clusters);
+    const cudaError_t error = allow_shared_memory(p.device.index);
     if (error != cudaSuccess) return error;
   }
   if (split.cluster > 1) {

@@ -24,8 +24,8 @@ constexpr std::int64_t kFewRows = 264;
 constexpr int kAnyThreads = 256;
 constexpr std::int64_t kMostAnyBlocks = 132 * 16;
 
-__device__ __forceinline__ std::int64_t rows_of(const RoutedRows& r) {
-  return r.row_count == nullptr ? r.quantize.rows : limited(*r.row_count, 0, r.quantize.rows);
+__device__ __forceinline__ std::int64_t rows_of(const RoutedRows& r) {  // past the L1, which may be older
+  return r.row_count == nullptr ? r.quantize.rows : limited(__ldcg(r.row_count), 0, r.quantize.rows);
 }
 
 // The row of x that row `row` reads, -1 where none is.
@@ -48,9 +48,15 @@ template <class Element, bool kActivation, bool kInt8, int kVectors>
 __global__ void __launch_bounds__(kMostRowThreads)
     quantize_routed(const __grid_constant__ RoutedRows r, const int lanes) {
   __shared__ std::uint32_t scratch[kMostRowThreads / kWarp];
-  wait_for_previous_kernel();
+  // Product 2 comes next: its CTAs take the multiprocessors that product 1 leaves and fetch weights; for the rows they wait.
+  // Nothing but its weights and the offsets, which were there before product 1 started, do they read early.
+  if constexpr (kActivation) allow_next_kernel();
   const QuantizeProblem& p = r.quantize;
-  const std::int64_t count = rows_of(r), first = std::int64_t{blockIdx.x} * blockDim.y;
+  std::int64_t count = 0;
+  if (r.early_row_count) count = rows_of(r);
+  wait_for_previous_kernel();
+  if (!r.early_row_count) count = rows_of(r);
+  const std::int64_t first = std::int64_t{blockIdx.x} * blockDim.y;
   const float one_scale = lanes < 0 ? one_scale_of(r) : 1.0f;
   if (first >= count) return;
   const bool active = first + threadIdx.y < count;
@@ -81,7 +87,7 @@ __global__ void __launch_bounds__(kMostRowThreads)
   } else if (active) {
     store_row(p, bytes, lanes, row);
   }
-  allow_next_kernel();
+  if constexpr (!kActivation) allow_next_kernel();
 }
 
 // ---- element by element: any alignment, any group -------------------------------------------------------------------
@@ -204,7 +210,10 @@ cudaError_t launch_by_vectors(const RoutedRows& rows, cudaStream_t stream) {
   const bool few = p.rows <= kFewRows && vectors <= kMostRowThreads;
   const int kept = few || vectors <= kBlockThreads / kMostVectors ? 1 : kMostVectors;
   const std::int64_t threads = ((vectors + kept - 1) / kept + kWarp - 1) / kWarp * kWarp;
-  const std::int64_t block_rows = few ? 1 : std::max<std::int64_t>(1, kBlockThreads / threads);
+  // Few activated rows stand close together: product 2 has the other multiprocessors meanwhile.
+  const bool activation = p.source == QuantizeSource::activation;
+  const std::int64_t block_threads = !few ? kBlockThreads : activation ? kMostRowThreads : threads;
+  const std::int64_t block_rows = std::max<std::int64_t>(1, block_threads / threads);
   const void* kernel = p.x_dtype == DType::bfloat16  ? kernel_of<Bfloat16>(p, kept)
                        : p.x_dtype == DType::float16 ? kernel_of<Float16>(p, kept)
                                                      : kernel_of<Float32>(p, kept);

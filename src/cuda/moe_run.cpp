@@ -174,11 +174,13 @@ RoutedRows routed_tokens(const FusedMoeProblem& problem, const FusedMoeSteps& st
 }
 
 // Rows of product 1 that are routed, activated and quantized for product 2.
-RoutedRows activated_rows(const FusedMoeProblem& problem, FusedMoeSteps& steps, const std::uint32_t* largest) {
+RoutedRows activated_rows(const FusedMoeProblem& problem, FusedMoeSteps& steps, const std::uint32_t* largest,
+                          bool offsets_are_there) {
   RoutedRows rows;
   set_rows(steps.activate, problem.route.choices());
   rows.quantize = steps.activate;
   rows.row_count = steps.route.expert_offsets + problem.route.experts;
+  rows.early_row_count = offsets_are_there;
   if (rows.quantize.scheme == QuantizeScheme::per_tensor) {
     rows.largest = largest;
     rows.one_scale = static_cast<float*>(steps.activate.scale);
@@ -193,29 +195,41 @@ Status quantize_rows(const RoutedRows& rows, std::uint32_t* largest, cudaStream_
   return outcome("cuda_moe_rows", error, rows.quantize);
 }
 
-Status launch_grouped(const Plan& plan, const GroupedGemmProblem& problem, void* workspace, const RunContext& context) {
+// What a product may read before the kernel before it has ended; where a family does not, it waits as ever.
+struct Early {
+  bool weights = false;  // and offsets, unless there are choices
+  const MoeRouteProblem* choices = nullptr;
+};
+
+Status launch_grouped(const Plan& plan, const GroupedGemmProblem& problem, void* workspace, const RunContext& context,
+                      [[maybe_unused]] const Early& early = Early()) {
   const auto stream = static_cast<cudaStream_t>(context.stream);
   const std::int32_t first = plan_tables::first_portable_grouped_row(plan.architecture);
 #if defined(EVERGEMM_WITH_SM90)
-  if (plan.row < first) return sm90::launch_grouped(plan, problem, workspace, stream, context.overlap);
+  if (plan.row < first)
+    return sm90::launch_grouped(plan, problem, workspace, stream, context.overlap, {early.weights, early.choices});
 #endif
   return portable::launch_grouped(plan, plan.row - first, problem, workspace, stream, context.overlap);
 }
 
-Status product(const GroupedGemmProblem& problem, const DeviceFacts& facts, const RunContext& context,
-               char*& workspace) {
-  if (problem.rows == 0 || problem.n == 0 || problem.experts == 0) return Status();
+bool multiplies(const GroupedGemmProblem& problem) {
+  return problem.rows != 0 && problem.n != 0 && problem.experts != 0;
+}
+
+Status product(const GroupedGemmProblem& problem, const DeviceFacts& facts, const RunContext& context, char*& workspace,
+               const Early& early) {
+  if (!multiplies(problem)) return Status();
   Plan plan;
   Status status = plan_tables::plan_grouped(problem, facts, plan);
   if (!status.ok()) return status;
-  status = launch_grouped(plan, problem, workspace, context);
+  status = launch_grouped(plan, problem, workspace, context, early);
   workspace += (plan.workspace_bytes + 255) / 256 * 256;
   return status;
 }
 
 Status layer(const FusedMoeProblem& problem, const DeviceFacts& facts, const RunContext& context) {
   FusedMoeLayout layout;
-  if (!fused_moe_layout(problem, layout)) return Status();  // plan() has refused it
+  if (!fused_moe_layout(problem, TokensGo::straight_to_rows, layout)) return Status();  // plan() has refused it
   const auto stream = static_cast<cudaStream_t>(context.stream);
   char* const base = static_cast<char*>(context.workspace);
   char* of_products = base + layout.bytes;
@@ -223,18 +237,26 @@ Status layer(const FusedMoeProblem& problem, const DeviceFacts& facts, const Run
   FusedMoeSteps steps = fused_moe_steps(problem, layout, base);
   steps.route.source_row = nullptr;  // nobody reads it: tokens go to their slots
   const RoutedRows tokens = routed_tokens(problem, steps, largest);
+  // A kernel that lets the next one start has itself waited for all before it (the activation's has not: see there). So when
+  // product 1 starts, the layer's inputs are there, and offsets unless the kernel before it writes them; when anything behind
+  // product 1 starts, offsets and slots are there.
+  Early early1{true, nullptr};
   Status status;
   if (cuda::few_tokens(steps.route, tokens)) {
+    early1.choices = &steps.route;
     status = outcome("cuda_moe_few_tokens", cuda::launch_few_tokens(steps.route, tokens, largest, stream), steps.route);
   } else {
     status =
         outcome("cuda_moe_route", cuda::launch_route(steps.route, largest, has_clusters(facts), stream), steps.route);
     if (status.ok()) status = quantize_rows(tokens, largest, stream);
   }
-  if (status.ok()) status = product(steps.product1, facts, context, of_products);
-  if (status.ok()) status = quantize_rows(activated_rows(problem, steps, largest + 1), largest + 1, stream);
-  if (status.ok()) status = product(steps.product2, facts, context, of_products);
-  if (status.ok()) status = outcome("cuda_moe_combine", cuda::launch_combine(steps.combine, stream), steps.combine);
+  const bool offsets_are_there = multiplies(steps.product1);
+  if (status.ok()) status = product(steps.product1, facts, context, of_products, early1);
+  if (status.ok())
+    status = quantize_rows(activated_rows(problem, steps, largest + 1, offsets_are_there), largest + 1, stream);
+  if (status.ok()) status = product(steps.product2, facts, context, of_products, {offsets_are_there, nullptr});
+  if (status.ok())
+    status = outcome("cuda_moe_combine", cuda::launch_combine(steps.combine, offsets_are_there, stream), steps.combine);
   return status;
 }
 
@@ -265,7 +287,7 @@ Status run_cuda(const Plan& plan, const MoeGatherQuantizeProblem& problem, const
 
 Status run_cuda(const Plan& plan, const MoeCombineProblem& problem, const RunContext& context) {
   return run_on_device(plan, problem.device, [&](const DeviceFacts&) {
-    return outcome(plan.name, cuda::launch_combine(problem, static_cast<cudaStream_t>(context.stream)), problem);
+    return outcome(plan.name, cuda::launch_combine(problem, false, static_cast<cudaStream_t>(context.stream)), problem);
   });
 }
 

@@ -15,7 +15,7 @@ constexpr std::int32_t first_portable_grouped_row(Architecture architecture) {
 inline Status plan_grouped(const GroupedGemmProblem& problem, const DeviceFacts& facts, Plan& plan) {
   if (facts.architecture == Architecture::sm90a) {
     const Status status = plan_grouped_sm90(problem, facts, plan);
-    if (!status.ok() || plan.row >= kSm90FirstGroupedTileRow) return status;
+    if (!status.ok() || plan.row >= 0) return status;
   }
   const Status status = plan_grouped_portable(problem, facts, plan);
   plan.row += first_portable_grouped_row(facts.architecture);

@@ -120,10 +120,11 @@ Status plan(const FusedMoeProblem& problem, const DeviceFacts& facts, Plan& out)
   out = only_row(facts, "cuda_moe_layer");
   out.why = "the steps of the layer, each with its own row";
   FusedMoeLayout layout;
-  if (!fused_moe_layout(problem, layout))
+  const bool on_cpu = facts.architecture == Architecture::cpu;
+  if (!fused_moe_layout(problem, on_cpu ? TokensGo::through_the_workspace : TokensGo::straight_to_rows, layout))
     return validation::violation("fused_moe", "a workspace of less than 2^63 bytes", "a larger one",
                                  "split the tokens");
-  if (facts.architecture == Architecture::cpu) {
+  if (on_cpu) {
     cpu_plan(facts, out);
     set_accumulation(problem.weight_dtype, out);
     out.workspace_bytes = layout.bytes + cpu_grouped_workspace(problem.route.experts);

@@ -16,9 +16,7 @@
 namespace evergemm::plan_tables {
 namespace {
 
-const TileConfig& tile_of(std::int32_t row) {
-  return kSm90GroupedTiles[static_cast<std::size_t>(row - kSm90FirstGroupedTileRow)];
-}
+const TileConfig& tile_of(std::int32_t row) { return kSm90GroupedTiles[static_cast<std::size_t>(row)]; }
 
 template <std::size_t... kIndices>
 constexpr auto make_names(std::index_sequence<kIndices...>) {
@@ -55,13 +53,13 @@ std::int64_t most_tiles(const GroupedGemmProblem& problem, const TileConfig& til
   return along > kExtentLimit / across ? -1 : along * across;
 }
 
-void finish(const GroupedGemmProblem& problem, Plan& plan) {
-  // The plain kernel sums fp8 in the reference's order, which is the promoted one.
-  const bool tiled = plan.row >= kSm90FirstGroupedTileRow;
-  plan.accumulation = problem.input_dtype == DType::int8                          ? Accumulation::exact_int32
-                      : tiled && tile_of(plan.row).mainloop == Mainloop::fp8_fast ? Accumulation::fast
-                                                                                  : Accumulation::promoted;
-  plan.swap_ab = tiled && tile_of(plan.row).swap_ab;
+void finish(Plan& plan) {
+  const TileConfig& tile = tile_of(plan.row);
+  plan.name = grouped_row_name_sm90(plan.row);
+  plan.accumulation = tile.mainloop == Mainloop::int8       ? Accumulation::exact_int32
+                      : tile.mainloop == Mainloop::fp8_fast ? Accumulation::fast
+                                                            : Accumulation::promoted;
+  plan.swap_ab = tile.swap_ab;
   plan.split_k = 1;
   plan.workspace_bytes = 0;
 }
@@ -82,13 +80,11 @@ std::span<const GroupedRule> rules_of(Mainloop mainloop) {
 
 const char* grouped_row_name_sm90(std::int32_t row) {
   if (row < 0 || row >= kSm90GroupedRows) return "unknown";
-  return row < kSm90FirstGroupedTileRow ? kSm90GroupedSimpleName
-                                        : kNames[static_cast<std::size_t>(row - kSm90FirstGroupedTileRow)].text.data();
+  return kNames[static_cast<std::size_t>(row)].text.data();
 }
 
 std::string grouped_why_not_sm90(const GroupedGemmProblem& problem, const DeviceFacts& facts, std::int32_t row) {
   if (row < 0 || row >= kSm90GroupedRows) return "no such row";
-  if (row < kSm90FirstGroupedTileRow) return std::string();
   const TileConfig& tile = tile_of(row);
   const Mainloop wanted = mainloop_of(problem);
   if (tile.mainloop != wanted)
@@ -127,9 +123,8 @@ Status plan_grouped_row_sm90(const GroupedGemmProblem& problem, const DeviceFact
                                  std::string("a problem that row ") + grouped_row_name_sm90(row) + " can run", reason,
                                  "choose another row");
   plan.row = row;
-  plan.name = grouped_row_name_sm90(row);
   plan.why = "forced";
-  finish(problem, plan);
+  finish(plan);
   return Status();
 }
 
@@ -144,18 +139,18 @@ Status plan_grouped_sm90(const GroupedGemmProblem& problem, const DeviceFacts& f
   const std::int64_t rows = problem.form == GroupedForm::masked ? problem.rows : (problem.rows - 1) / experts + 1;
   const std::span<const GroupedRule> rules = rules_of(mainloop_of(problem));
   for (std::size_t i = 0; i < rules.size(); ++i) {
-    if (rows > rules[i].rows_per_expert) continue;
+    if (rows > rules[i].rows_per_expert || problem.k > rules[i].k) continue;
     plan.row = rules[i].row;
     plan.rule = static_cast<std::int32_t>(i);
     plan.why = rules[i].why;
     break;
   }
-  if (!grouped_why_not_sm90(problem, facts, plan.row).empty()) {
-    plan.row = 0;
+  if (grouped_why_not_sm90(problem, facts, plan.row).empty()) {
+    finish(plan);
+  } else {
+    plan.row = -1;
     plan.why = "the row that the rule names cannot run this problem";
   }
-  plan.name = grouped_row_name_sm90(plan.row);
-  finish(problem, plan);
   return Status();
 }
 

@@ -14,10 +14,6 @@
 
 namespace evergemm::plan_tables {
 
-// Row 0 is the plain kernel that runs everything; tile i of kSm90GroupedTiles is row i + 1.
-inline constexpr const char* kSm90GroupedSimpleName = "sm90_grouped_simple";
-inline constexpr std::int32_t kSm90FirstGroupedTileRow = 1;
-
 // clang-format off
 inline constexpr std::array kSm90GroupedTiles = {
     // Swapped tiles multiply as many tokens as their expert has, in steps of 16 up to n; clusters stand side by side along the
@@ -58,8 +54,7 @@ inline constexpr std::array kSm90GroupedTiles = {
     TileConfig{Mainloop::fp8_promoted, 256, 128, 128,  4, 1, 2, 1, Schedule::cooperative, false, true},
 };
 // clang-format on
-inline constexpr std::int32_t kSm90GroupedRows =
-    kSm90FirstGroupedTileRow + static_cast<std::int32_t>(kSm90GroupedTiles.size());
+inline constexpr auto kSm90GroupedRows = static_cast<std::int32_t>(kSm90GroupedTiles.size());
 
 // The row of a tile by what it is; -1 where there is none.
 constexpr std::int32_t grouped_row_of(Mainloop mainloop, std::int32_t m, std::int32_t n, bool swap_ab,
@@ -67,50 +62,57 @@ constexpr std::int32_t grouped_row_of(Mainloop mainloop, std::int32_t m, std::in
   for (std::size_t i = 0; i < kSm90GroupedTiles.size(); ++i) {
     const TileConfig& tile = kSm90GroupedTiles[i];
     if (tile.mainloop == mainloop && tile.m == m && tile.n == n && tile.swap_ab == swap_ab && tile.schedule == schedule)
-      return kSm90FirstGroupedTileRow + static_cast<std::int32_t>(i);
+      return static_cast<std::int32_t>(i);
   }
   return -1;
 }
 
-// Matches where rows per expert are at most rows_per_expert: all rows over all experts, or a masked expert's capacity.
+// Matches where rows per expert (all rows over all experts, or a masked expert's capacity) and k are at most these.
 struct GroupedRule {
-  std::int64_t rows_per_expert;
+  std::int64_t rows_per_expert, k;
   std::int32_t row;
   const char* why;
 };
 constexpr auto grouped_one_sum_rules(Mainloop mainloop) {
   return std::array{
-      GroupedRule{64, grouped_row_of(mainloop, 128, 64, true),
+      GroupedRule{32, any, grouped_row_of(mainloop, 128, 64, true),
                   "few tokens an expert: weights stream once, 128 features a tile"},
-      GroupedRule{192, grouped_row_of(mainloop, 128, 128, true),
-                  "an expert's tokens in even shares of up to 128, which read the weights once or twice"},
-      GroupedRule{any, grouped_row_of(mainloop, 128, 256, true),
+      GroupedRule{96, any, grouped_row_of(mainloop, 128, 128, true),
+                  "an expert's tokens in one tile, or in even shares of up to 128, which read the weights twice"},
+      GroupedRule{any, 2048, grouped_row_of(mainloop, 128, 128, true, Schedule::pingpong),
+                  "short sums: one warpgroup stores its tile while the other multiplies"},
+      GroupedRule{192, any, grouped_row_of(mainloop, 128, 160, true, Schedule::pingpong),
+                  "an expert's tokens in one tile mostly, in pairs that share them"},
+      GroupedRule{any, any, grouped_row_of(mainloop, 128, 256, true),
                   "many tokens an expert: even shares of up to 256, read for two tiles at a time"},
   };
 }
 inline constexpr auto kSm90GroupedInt8Rules = grouped_one_sum_rules(Mainloop::int8);
 inline constexpr auto kSm90GroupedFp8Rules = grouped_one_sum_rules(Mainloop::fp8_fast);
 inline constexpr std::array kSm90GroupedPromotedRules = {
-    GroupedRule{16, grouped_row_of(Mainloop::fp8_promoted, 64, 64, true, Schedule::basic),
-                "few tokens an expert: weights stream through 64-row tiles"},
-    GroupedRule{64, grouped_row_of(Mainloop::fp8_promoted, 128, 64, true),
-                "128 features a tile read the tokens half as often from L2"},
-    GroupedRule{any, grouped_row_of(Mainloop::fp8_promoted, 128, 128, false),
+    GroupedRule{4, any, grouped_row_of(Mainloop::fp8_promoted, 128, 64, true),
+                "few tokens an expert: weights stream once, 128 features a tile"},
+    GroupedRule{48, any, grouped_row_of(Mainloop::fp8_promoted, 64, 128, false, Schedule::pingpong),
+                "one warpgroup adds its sums or stores while the other multiplies"},
+    GroupedRule{96, any, grouped_row_of(Mainloop::fp8_promoted, 128, 128, false),
                 "a pair of tiles shares the tokens, and a share without rows is passed over"},
+    GroupedRule{any, any, grouped_row_of(Mainloop::fp8_promoted, 256, 128, false),
+                "many tokens an expert: weights are read once for 256"},
 };
 template <std::size_t N>
 constexpr bool well_formed(const std::array<GroupedRule, N>& rules) {
-  std::int64_t before = 0;
-  for (const GroupedRule& rule : rules) {
-    if (rule.rows_per_expert <= before || rule.row < kSm90FirstGroupedTileRow) return false;
-    before = rule.rows_per_expert;
+  for (std::size_t i = 0; i < N; ++i) {
+    if (rules[i].rows_per_expert <= 0 || rules[i].k <= 0 || rules[i].row < 0) return false;
+    for (std::size_t j = 0; j < i; ++j)  // an earlier rule that takes all that this one would
+      if (rules[j].rows_per_expert >= rules[i].rows_per_expert && rules[j].k >= rules[i].k) return false;
   }
-  return before == any;
+  return rules[N - 1].rows_per_expert == any && rules[N - 1].k == any;
 }
 static_assert(well_formed(kSm90GroupedInt8Rules) && well_formed(kSm90GroupedFp8Rules) &&
               well_formed(kSm90GroupedPromotedRules));
 
-// Chooses a row by the rows per expert on average, which is all that the host knows of them.
+// Chooses a row by k and the rows per expert on average, which is all that the host knows of them; plan.row is -1 where that
+// row cannot run the problem, or there is nothing to write.
 Status plan_grouped_sm90(const GroupedGemmProblem& problem, const DeviceFacts& facts, Plan& plan);
 // Forces a row (tests, tuning); an error where that row cannot run the problem.
 Status plan_grouped_row_sm90(const GroupedGemmProblem& problem, const DeviceFacts& facts, std::int32_t row, Plan& plan);

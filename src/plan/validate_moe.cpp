@@ -708,7 +708,7 @@ Status validate(const FusedMoeArguments& arguments, FusedMoeProblem& problem) {
   problem.fast_accumulation = arguments.fast_accumulation;
   problem.deterministic = arguments.deterministic;
   FusedMoeLayout layout;
-  if (!fused_moe_layout(problem, layout))
+  if (!fused_moe_layout(problem, TokensGo::through_the_workspace, layout))
     check.fail("a workspace of less than 2^63 bytes",
                "sizes " + list_text({problem.route.choices(), problem.w13.n, problem.w13.k}), "split the tokens");
   check_bytes(check, {problem.route.tokens, problem.hidden(), 4});

@@ -145,7 +145,7 @@ void moe_combine(const MoeCombineProblem& problem) {
 
 void fused_moe(const FusedMoeProblem& problem) {
   FusedMoeLayout layout;
-  if (!fused_moe_layout(problem, layout)) return;  // the validator has refused it
+  if (!fused_moe_layout(problem, TokensGo::through_the_workspace, layout)) return;  // the validator has refused it
   std::vector<std::uint64_t> workspace(static_cast<std::size_t>(layout.bytes / 8));
   FusedMoeSteps steps = fused_moe_steps(problem, layout, workspace.data());
   moe_route(steps.route);

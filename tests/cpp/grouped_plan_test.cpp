@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-// The planner for grouped products on Hopper: rows per expert choose the row, layouts that the copy engine cannot read get the
-// plain one, refusals say why. Mirrors src/plan/sm90_grouped.{h,cpp}. No GPU is asked.
+// The planner for grouped products on Hopper: rows per expert choose the row, layouts that the copy engine cannot read go
+// to the portable ones, refusals say why. Mirrors src/plan/sm90_grouped.{h,cpp}. No GPU is asked.
 #include <gtest/gtest.h>
 
 #include <set>
 #include <string>
 
 #include "evergemm/plan.h"
-#include "plan/sm90_grouped.h"
+#include "plan/grouped.h"
 #include "plan/tile_geometry.h"
 
 namespace evergemm {
@@ -16,7 +16,6 @@ namespace {
 using plan_tables::any;
 using plan_tables::grouped_row_name_sm90;
 using plan_tables::grouped_why_not_sm90;
-using plan_tables::kSm90FirstGroupedTileRow;
 using plan_tables::kSm90GroupedRows;
 using plan_tables::kSm90GroupedTiles;
 using plan_tables::plan_grouped_row_sm90;
@@ -71,7 +70,7 @@ TEST(GroupedPlan, EveryAverageHasATileOfItsOwnArithmetic) {
   for (const Kind kind : kKinds)
     for (const std::int64_t per_expert : {1, 16, 17, 64, 65, 128, 256, 1000, 40000}) {
       const Plan plan = planned(problem_of(kind, 8, 8 * per_expert));
-      ASSERT_GE(plan.row, kSm90FirstGroupedTileRow) << per_expert;
+      ASSERT_GE(plan.row, 0) << per_expert;
       EXPECT_NE(std::string(plan.why), "");
       EXPECT_GE(plan.rule, 0);
       EXPECT_EQ(plan.workspace_bytes, 0);
@@ -97,39 +96,46 @@ TEST(GroupedPlan, RowsPerExpertChooseAndAverageRoundsUp) {
   }
 }
 
-TEST(GroupedPlan, WhatTheCopyEngineCannotReadGetsThePlainRow) {
-  const auto plain = [](GroupedGemmProblem problem) { return planned(problem).row == 0; };
+TEST(GroupedPlan, WhatTheCopyEngineCannotReadGoesToThePortableRows) {
+  const auto by_portable_rows = [](const GroupedGemmProblem& problem) {
+    Plan whole;
+    EXPECT_TRUE(plan_tables::plan_grouped(problem, hopper(), whole).ok());
+    const bool portable = planned(problem).row == -1;
+    EXPECT_EQ(whole.row >= kSm90GroupedRows, portable);
+    EXPECT_EQ(std::string(whole.name).rfind("portable_", 0) == 0, portable) << whole.name;
+    return portable;
+  };
   for (const Kind kind : kKinds) {
     GroupedGemmProblem problem = problem_of(kind, 8, 64);
-    EXPECT_FALSE(plain(problem));
+    EXPECT_FALSE(by_portable_rows(problem));
     problem.a_stride += 8;
-    EXPECT_TRUE(plain(problem));
+    EXPECT_TRUE(by_portable_rows(problem));
     problem = problem_of(kind, 8, 64);
     problem.b_stride += 1;
-    EXPECT_TRUE(plain(problem));
+    EXPECT_TRUE(by_portable_rows(problem));
     problem = problem_of(kind, 8, 64);
     problem.b_expert_stride += 4;
-    EXPECT_TRUE(plain(problem));
+    EXPECT_TRUE(by_portable_rows(problem));
     problem = problem_of(kind, 8, 64);
     problem.b_stride = 0;  // a broadcast weight
-    EXPECT_TRUE(plain(problem));
+    EXPECT_TRUE(by_portable_rows(problem));
     problem = problem_of(kind, 8, 64, 1536, 2048, GroupedForm::masked);
     problem.a_expert_stride += 8;
-    EXPECT_TRUE(plain(problem));
+    EXPECT_TRUE(by_portable_rows(problem));
     problem = problem_of(kind, 8, 64);
     problem.a = reinterpret_cast<const void*>(8);
-    EXPECT_TRUE(plain(problem));
-    EXPECT_TRUE(plain(problem_of(kind, 8, 64, 1536, 0)));
-    EXPECT_TRUE(plain(problem_of(kind, 0, 64)));
-    EXPECT_TRUE(plain(problem_of(kind, 513, 64)));
-    EXPECT_FALSE(plain(problem_of(kind, 512, 64)));
-    EXPECT_TRUE(plain(problem_of(kind, 8, std::int64_t{1} << 31)));
+    EXPECT_TRUE(by_portable_rows(problem));
+    EXPECT_TRUE(by_portable_rows(problem_of(kind, 8, 64, 1536, 0)));
+    EXPECT_TRUE(by_portable_rows(problem_of(kind, 0, 64)));
+    EXPECT_TRUE(by_portable_rows(problem_of(kind, 513, 64)));
+    EXPECT_FALSE(by_portable_rows(problem_of(kind, 512, 64)));
+    EXPECT_TRUE(by_portable_rows(problem_of(kind, 8, std::int64_t{1} << 31)));
   }
 }
 
 TEST(GroupedPlan, RefusalsNameTheReason) {
   const DeviceFacts facts = hopper();
-  const std::int32_t int8_row = kSm90FirstGroupedTileRow;
+  const std::int32_t int8_row = 0;
   const auto why = [&](const GroupedGemmProblem& problem) { return grouped_why_not_sm90(problem, facts, int8_row); };
   EXPECT_EQ(why(problem_of(Kind::int8, 8, 64)), "");
   EXPECT_NE(why(problem_of(Kind::fast, 8, 64)).find("multiplies int8"), std::string::npos);
@@ -140,7 +146,6 @@ TEST(GroupedPlan, RefusalsNameTheReason) {
   EXPECT_NE(why(problem).find("experts of b"), std::string::npos);
   EXPECT_NE(grouped_why_not_sm90(problem, facts, kSm90GroupedRows), "");
   EXPECT_NE(grouped_why_not_sm90(problem, facts, -1), "");
-  EXPECT_EQ(grouped_why_not_sm90(problem, facts, 0), "");
   DeviceFacts small = facts;
   small.shared_memory_bytes = 100 << 10;
   EXPECT_NE(grouped_why_not_sm90(problem_of(Kind::int8, 8, 64), small, int8_row).find("shared memory"),
@@ -155,13 +160,13 @@ TEST(GroupedPlan, RefusalsNameTheReason) {
 TEST(GroupedPlan, ForcedRows) {
   const DeviceFacts facts = hopper();
   Plan plan;
-  EXPECT_TRUE(plan_grouped_row_sm90(problem_of(Kind::fast, 8, 64), facts, 0, plan).ok());
-  EXPECT_STREQ(plan.name, "sm90_grouped_simple");
-  EXPECT_EQ(plan.accumulation, Accumulation::promoted);  // its own order
-  const Status refused = plan_grouped_row_sm90(problem_of(Kind::fast, 8, 64), facts, kSm90FirstGroupedTileRow, plan);
+  EXPECT_TRUE(plan_grouped_row_sm90(problem_of(Kind::int8, 8, 64), facts, 0, plan).ok());
+  EXPECT_STREQ(plan.name, grouped_row_name_sm90(0));
+  EXPECT_EQ(plan.accumulation, Accumulation::exact_int32);
+  const Status refused = plan_grouped_row_sm90(problem_of(Kind::fast, 8, 64), facts, 0, plan);
   EXPECT_NE(refused.text().find("grouped_scaled_mm: expected"), std::string::npos);
   GroupedGemmProblem empty = problem_of(Kind::int8, 8, 0);
-  EXPECT_TRUE(plan_grouped_row_sm90(empty, facts, kSm90FirstGroupedTileRow, plan).ok());
+  EXPECT_TRUE(plan_grouped_row_sm90(empty, facts, 0, plan).ok());
   EXPECT_EQ(plan.row, -1);
   EXPECT_TRUE(plan_grouped_sm90(empty, facts, plan).ok());
   EXPECT_EQ(plan.row, -1);

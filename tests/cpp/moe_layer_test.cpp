@@ -450,7 +450,7 @@ TEST(Layer, WorkspaceOfHugeShapesIsRefused) {
   problem.w2.n = problem.w13.k;
   problem.w2.k = problem.w13.n;
   FusedMoeLayout layout;
-  EXPECT_FALSE(fused_moe_layout(problem, layout));
+  EXPECT_FALSE(fused_moe_layout(problem, TokensGo::through_the_workspace, layout));
   Plan chosen;
   EXPECT_EQ(plan(problem, cpu_facts(), chosen).text(),
             "fused_moe: expected a workspace of less than 2^63 bytes; got a larger one; fix: split the tokens.");

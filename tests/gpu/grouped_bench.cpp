@@ -168,7 +168,7 @@ int main(int argument_count, char** arguments) {
         Plan chosen;
         if (!plan_tables::plan_grouped_sm90(p, facts, chosen).ok()) return 2;
         std::vector<Candidate> candidates;
-        for (std::int32_t row = 1; row < plan_tables::kSm90GroupedRows; ++row) {
+        for (std::int32_t row = 0; row < plan_tables::kSm90GroupedRows; ++row) {
           Plan plan;
           if (!plan_tables::plan_grouped_row_sm90(p, facts, row, plan).ok()) continue;
           RunContext context;

@@ -271,6 +271,43 @@ def test_graph_of_the_layer_replays_with_changed_routing(dtype, kind, tokens):
     assert int(wrong) == 0
 
 
+@pytest.mark.parametrize(
+    "dtype, kind", [(torch.int8, "row"), (FP8, "row"), (FP8, "blocks"), (torch.int8, "tensor")], ids=str
+)
+@pytest.mark.parametrize("tokens, hidden", [(1, 2048), (8, 2048), (64, 512), (65, 512), (500, 512)])
+def test_layers_that_follow_each_other(dtype, kind, tokens, hidden):
+    """Kernels of a chain start while the one before ends, and products fetch weights meanwhile: layer after layer with another
+    routing, nothing between them, has the bits of layers with the device idle between them."""
+    experts, top_k, layers = 64, 8, 12
+    layer = Layer(experts, hidden, 512, dtype, kind)
+    weights = torch.rand(tokens, top_k).cuda() / 4
+    pool = torch.stack([random_ids(tokens, top_k, experts, ROUTINGS[i % 2]) for i in range(4 * layers)]).cuda()
+    ids = [torch.zeros(tokens, top_k, dtype=torch.int32, device="cuda") for _ in range(layers)]
+    x = torch.randn(tokens, hidden, dtype=torch.bfloat16, device="cuda")
+
+    def chain(between=lambda: None):
+        results = [x]
+        for one in ids:
+            results.append(layer(results[-1], weights, one))
+            between()
+        return results
+
+    chain()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = chain()
+    for turn in range(4):
+        for i, one in enumerate(ids):
+            one.copy_(pool[turn * layers + i])
+        expected = chain(torch.cuda.synchronize)
+        for _ in range(5):
+            graph.replay()
+        eager = chain()
+        for i, wanted in enumerate(expected):
+            assert same_bits(wanted, captured[i]) and same_bits(wanted, eager[i]), (turn, i)
+
+
 # ---- vLLM's calling pattern ------------------------------------------------------------------------------------------
 
 

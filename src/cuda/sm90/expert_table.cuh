@@ -7,6 +7,7 @@
 
 #include <cstdint>
 
+#include "cuda/fresh_index.cuh"
 #include "cuda/sm90/parameters.h"
 #include "cuda/sm90/ptx.cuh"
 #include "evergemm/moe_index.h"
@@ -72,9 +73,50 @@ struct ExpertTable {
                                     static_cast<std::uint32_t>(share.rows)));
   }
 
+  // Offsets in shared memory, made before the previous kernel has finished: copied, or counted from the ids of all choices.
+  // By all threads; returns where they are. Behind the experts as they are read, in a ring that is not in use yet.
+  static __device__ __forceinline__ const void* early_offsets(const GroupedParameters& p, std::uint32_t base) {
+    constexpr int kAt = plan_tables::kMostExperts * kExpertBytes;
+    static_assert(kAt + (plan_tables::kMostExperts + 1) * 4 <= kConfig.stages * kGeometry.rows_bytes);
+    const int experts = static_cast<int>(p.problem.experts), threads = kGeometry.threads;
+    const std::uint32_t shared = base + kGeometry.at_rows + kAt;
+    auto* const offsets = static_cast<std::int32_t*>(__cvta_shared_to_generic(shared));
+    if (p.choices.ids == nullptr) {
+      const auto* written = static_cast<const int*>(p.problem.expert_rows.data);
+      for (int e = threadIdx.x; e <= experts; e += threads) offsets[e] = __ldcg(written + e);
+      __syncthreads();
+      return offsets;
+    }
+    for (int e = threadIdx.x; e <= experts; e += threads) offsets[e] = 0;
+    __syncthreads();
+    const auto top_k = static_cast<unsigned>(p.choices.top_k),
+               choices = static_cast<unsigned>(p.choices.tokens) * top_k;
+    for (unsigned i = threadIdx.x; i < choices; i += threads) {
+      const std::int64_t expert = local_expert(p.choices, i / top_k, i % top_k, cuda::ReadThroughL2());
+      if (expert >= 0) atomicAdd(offsets + expert, 1);
+    }
+    __syncthreads();
+    if (threadIdx.x < 32) {  // each lane the sums of a run of experts
+      const int each = (experts + 31) / 32, begin = min(static_cast<int>(threadIdx.x) * each, experts),
+                end = min(begin + each, experts);
+      int rows = 0;
+      for (int e = begin; e < end; ++e) rows += offsets[e];
+      int sum = inclusive_sum(rows) - rows;
+      for (int e = begin; e < end; ++e) {
+        const int of_expert = offsets[e];
+        offsets[e] = sum;
+        sum += of_expert;
+      }
+      if (threadIdx.x == 31) offsets[experts] = sum;
+    }
+    __syncthreads();
+    return offsets;
+  }
+
   // By all threads. The ring is not in use yet and holds the experts as they are read.
   static __device__ __forceinline__ void make(const GroupedParameters& p, std::uint32_t base) {
-    const GroupedGemmProblem& problem = p.problem;
+    GroupedGemmProblem problem = p.problem;
+    if (p.early) problem.expert_rows.data = early_offsets(p, base);
     const int experts = static_cast<int>(problem.experts);
     const std::uint32_t read = base + kGeometry.at_rows;
     if (threadIdx.x < 32) ptx::store_shared(header(base, threadIdx.x), 0);

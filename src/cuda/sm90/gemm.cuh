@@ -226,7 +226,7 @@ struct Gemm {
     }
     if (kPromoted && !p.block_scales) fill_unit_scales(cta);
     if constexpr (kGrouped) {
-      ptx::wait_for_previous_kernel();
+      if (!p.early) ptx::wait_for_previous_kernel();
       Table::make(p, cta.base);
     }
     __syncthreads();
@@ -309,6 +309,16 @@ struct Gemm {
             ptx::prefetch_box(&p.columns_map, k, tile.column + cta.row * kColumnSlice);
         }
     }
+    int filled = 0;  // stages whose weights are on their way before there are tokens
+    if constexpr (kGrouped) {
+      int ahead = 0;
+      for (int index = cta.first_tile; p.early && index < cta.tiles && filled < kStages; index += cta.tile_stride) {
+        const Tile tile = tile_at(p, cta, index, ahead);
+        for (int block = 0; block < cta.k_blocks && filled < kStages; ++block, ++filled)
+          if (threadIdx.x == kProducerThread) load_weights(p, cta, tile, block, filled, load_scales, rows_mask);
+        __syncwarp();
+      }
+    }
     ptx::wait_for_previous_kernel();
 
     Slot slot;
@@ -324,7 +334,11 @@ struct Gemm {
         const std::uint32_t rows = cta.base + kGeometry.at_rows + slot.index * kGeometry.rows_bytes;
         const std::uint32_t columns = cta.base + kGeometry.at_columns + slot.index * kGeometry.columns_bytes;
         if constexpr (kGrouped) {
-          produce_grouped(p, cta, tile, block, slot.index, load_scales, rows_mask, columns_mask);
+          if (filled > 0)
+            --filled;
+          else
+            load_weights(p, cta, tile, block, slot.index, load_scales, rows_mask);
+          load_tokens(p, cta, tile, block, slot.index, load_scales, kSwap ? columns_mask : rows_mask);
           slot.advance();
           continue;
         }
@@ -363,48 +377,57 @@ struct Gemm {
     return kGrouped && p.scales_by_tma ? (kSwap ? tile.column : tile.row) & 3 : 0;
   }
 
-  // One stage of a grouped tile. Weights are one box (a slice of it); tokens come in boxes of token_box, as many as the tile has tokens for,
-  // dealt out among the CTAs of a cluster, whose tokens are the same.
-  static __device__ __forceinline__ void produce_grouped(const Arguments& p, const Cta& cta, const Tile& tile,
-                                                         int block, int slot, bool load_scales, std::uint16_t rows_mask,
-                                                         std::uint16_t columns_mask) {
+  // How many boxes of token_box a grouped tile's tokens come in.
+  static __device__ __forceinline__ int token_boxes(const Tile& tile) {
+    return kSwap ? (tile.width + kGeometry.token_box - 1) / kGeometry.token_box : kTokens / kGeometry.token_box;
+  }
+
+  // One stage of a grouped tile, first half: what it waits for, and weights, which are one box (a slice of it).
+  static __device__ __forceinline__ void load_weights(const Arguments& p, const Cta& cta, const Tile& tile, int block,
+                                                      int slot, bool load_scales, std::uint16_t rows_mask) {
     static_assert(!kGrouped || kGeometry.k_steps == 1);
-    constexpr int kBox = kGeometry.token_box, kMembers = kSwap ? kClusterM : kClusterN;
-    const int member = kSwap ? cta.row : cta.column;
-    const int boxes = kSwap ? (tile.width + kBox - 1) / kBox : kTokens / kBox;
-    const std::uint64_t weights_policy = tile.once ? ptx::policy_evict_first() : ptx::policy_evict_normal();
-    const std::uint64_t tokens_policy = ptx::policy_evict_last();
+    const std::uint64_t policy = tile.once ? ptx::policy_evict_first() : ptx::policy_evict_normal();
     const std::uint32_t arrived = full(cta, slot);
-    const std::uint32_t rows = cta.base + kGeometry.at_rows + slot * kGeometry.rows_bytes;
-    const std::uint32_t columns = cta.base + kGeometry.at_columns + slot * kGeometry.columns_bytes;
-    const std::uint32_t weights_to = kSwap ? rows : columns, tokens_to = kSwap ? columns : rows;
-    const CUtensorMap* weights_map = kSwap ? &p.rows_map : &p.columns_map;
-    const CUtensorMap* tokens_map = kSwap ? &p.columns_map : &p.rows_map;
-    const std::uint16_t tokens_mask = kSwap ? columns_mask : rows_mask;
-    const int k = block * kSwizzleBytes, feature = kSwap ? tile.row : tile.column,
-              token = kSwap ? tile.column : tile.row;
+    const std::uint32_t to = cta.base + (kSwap ? kGeometry.at_rows + slot * kGeometry.rows_bytes
+                                               : kGeometry.at_columns + slot * kGeometry.columns_bytes);
+    const CUtensorMap* map = kSwap ? &p.rows_map : &p.columns_map;
+    const int k = block * kSwizzleBytes, feature = kSwap ? tile.row : tile.column;
     ptx::barrier_arrive_expecting(arrived, (kSwap ? kGeometry.rows_bytes : kGeometry.columns_bytes) +
-                                               boxes * kBox * kSwizzleBytes +
+                                               token_boxes(tile) * kGeometry.token_box * kSwizzleBytes +
                                                (load_scales ? kGeometry.scale_bytes : 0));
     if constexpr (kTokenCtas > 1) {  // each CTA along the tokens fetches a slice of the weights for all of them
       constexpr int kSlice = kConfig.m / kTokenCtas;
-      ptx::load_box_multicast(weights_to + cta.column * kSlice * kSwizzleBytes, weights_map, k,
-                              feature + cta.column * kSlice, tile.expert, arrived, weights_policy, rows_mask);
+      ptx::load_box_multicast(to + cta.column * kSlice * kSwizzleBytes, map, k, feature + cta.column * kSlice,
+                              tile.expert, arrived, policy, rows_mask);
     } else {
-      ptx::load_box(weights_to, weights_map, k, feature, tile.expert, arrived, weights_policy);
+      ptx::load_box(to, map, k, feature, tile.expert, arrived, policy);
     }
+  }
+
+  // Second half: tokens, in as many boxes as the tile has tokens for, dealt out among the CTAs of a cluster, whose tokens are
+  // the same; and their block scales.
+  static __device__ __forceinline__ void load_tokens(const Arguments& p, const Cta& cta, const Tile& tile, int block,
+                                                     int slot, bool load_scales, std::uint16_t mask) {
+    constexpr int kBox = kGeometry.token_box, kMembers = kSwap ? kClusterM : kClusterN;
+    const int member = kSwap ? cta.row : cta.column, boxes = token_boxes(tile);
+    const std::uint64_t policy = ptx::policy_evict_last();
+    const std::uint32_t arrived = full(cta, slot);
+    const std::uint32_t tokens_to = cta.base + (kSwap ? kGeometry.at_columns + slot * kGeometry.columns_bytes
+                                                      : kGeometry.at_rows + slot * kGeometry.rows_bytes);
+    const CUtensorMap* map = kSwap ? &p.columns_map : &p.rows_map;
+    const int k = block * kSwizzleBytes, token = kSwap ? tile.column : tile.row;
     for (int box = member; box < boxes; box += kMembers) {
       const std::uint32_t to = tokens_to + box * kBox * kSwizzleBytes;
       if constexpr (kMembers > 1)
-        ptx::load_box_multicast(to, tokens_map, k, token + box * kBox, tile.plane, arrived, tokens_policy, tokens_mask);
+        ptx::load_box_multicast(to, map, k, token + box * kBox, tile.plane, arrived, policy, mask);
       else
-        ptx::load_box(to, tokens_map, k, token + box * kBox, tile.plane, arrived, tokens_policy);
+        ptx::load_box(to, map, k, token + box * kBox, tile.plane, arrived, policy);
     }
     if (load_scales)
 #pragma unroll
       for (int copy = 0; copy < kGeometry.scale_copies; ++copy)
         ptx::load_box(cta.base + kGeometry.at_scales + slot * kGeometry.scale_slot + copy * 512, &p.scale_map,
-                      token - scale_shift(p, tile) + copy * 128, block, tile.plane, arrived, tokens_policy);
+                      token - scale_shift(p, tile) + copy * 128, block, tile.plane, arrived, policy);
   }
 
   // ---- producer: column vectors, and block scales that only plain loads can read --------------------------------------

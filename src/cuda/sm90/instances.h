@@ -12,8 +12,4 @@ const void* kernel_of();
 template <int kTile>
 const void* grouped_kernel_of();
 
-// The plain grouped kernel (simple.cu); its only argument is the GroupedGemmProblem.
-const void* grouped_simple_kernel();
-inline constexpr int kSimpleTile = 64, kSimpleThreads = 256;  // outputs along each side of a tile; threads of a block
-
 }  // namespace evergemm::sm90

@@ -20,7 +20,6 @@ namespace evergemm::sm90 {
 namespace {
 
 using plan_tables::Geometry;
-using plan_tables::kSm90FirstGroupedTileRow;
 using plan_tables::kSm90GroupedRows;
 using plan_tables::kSm90GroupedTiles;
 using plan_tables::TileConfig;
@@ -28,7 +27,7 @@ using plan_tables::TileConfig;
 using KernelOf = const void* (*)();
 template <int... kTiles>
 constexpr auto make_kernels(std::integer_sequence<int, kTiles...>) {
-  return std::array<KernelOf, sizeof...(kTiles) + 1>{&grouped_simple_kernel, &grouped_kernel_of<kTiles>...};
+  return std::array<KernelOf, sizeof...(kTiles)>{&grouped_kernel_of<kTiles>...};
 }
 constexpr auto kKernels = make_kernels(std::make_integer_sequence<int, static_cast<int>(kSm90GroupedTiles.size())>());
 
@@ -82,8 +81,8 @@ cudaError_t prepared_row(const void* kernel, std::int32_t row, std::int32_t devi
       entry.error = cudaErrorInvalidDevice;
       return;
     }
-    entry.error = prepare(kernel, kSm90GroupedTiles[static_cast<std::size_t>(row - kSm90FirstGroupedTileRow)],
-                          facts.cores, entry.resident_clusters);
+    entry.error =
+        prepare(kernel, kSm90GroupedTiles[static_cast<std::size_t>(row)], facts.cores, entry.resident_clusters);
   });
   resident = entry.resident_clusters;
   return entry.error;
@@ -91,17 +90,6 @@ cudaError_t prepared_row(const void* kernel, std::int32_t row, std::int32_t devi
 
 Status launched(const Plan& plan, const GroupedGemmProblem& problem, cudaError_t error) {
   return error == cudaSuccess ? Status() : cuda::cuda_failure(plan.name, describe(problem), error);
-}
-
-Status launch_simple(const Plan& plan, const GroupedGemmProblem& problem, cudaStream_t stream) {
-  constexpr unsigned kBlocks = 132 * 8;  // the kernel strides over all tiles; enough to fill any Hopper
-  GroupedGemmProblem argument = problem;
-  void* arguments[] = {&argument};
-  cudaLaunchConfig_t config{};
-  config.gridDim = dim3(kBlocks);
-  config.blockDim = dim3(kSimpleThreads);
-  config.stream = stream;
-  return launched(plan, problem, cudaLaunchKernelExC(&config, grouped_simple_kernel(), arguments));
 }
 
 // False where the driver refuses a map.
@@ -149,9 +137,9 @@ bool fill_maps(const GroupedGemmProblem& problem, const TileConfig& tile, const 
 
 }  // namespace
 
-Status launch_grouped(const Plan& plan, const GroupedGemmProblem& problem, void*, cudaStream_t stream, bool overlap) {
-  if (plan.row < kSm90FirstGroupedTileRow) return launch_simple(plan, problem, stream);
-  const TileConfig& tile = kSm90GroupedTiles[static_cast<std::size_t>(plan.row - kSm90FirstGroupedTileRow)];
+Status launch_grouped(const Plan& plan, const GroupedGemmProblem& problem, void*, cudaStream_t stream, bool overlap,
+                      const EarlyOperands& early) {
+  const TileConfig& tile = kSm90GroupedTiles[static_cast<std::size_t>(plan.row)];
   const Geometry geometry = plan_tables::geometry(tile);
   const void* kernel = kKernels[static_cast<std::size_t>(plan.row)]();
   std::int32_t resident = 0;
@@ -178,6 +166,8 @@ Status launch_grouped(const Plan& plan, const GroupedGemmProblem& problem, void*
              : problem.output_dtype == DType::float16 ? OutputKind::float16
                                                       : OutputKind::bfloat16;
   p.block_scales = problem.blockwise();
+  p.early = early.weights;
+  if (early.choices != nullptr) p.choices = *early.choices;
   if (!fill_maps(problem, tile, geometry, p))
     return Status(std::string(plan.name) + ": expected the driver to take tensor maps for " + describe(problem) +
                   "; got a refusal; fix: check that the driver is at least 580; if it is, please report this line.");
@@ -194,7 +184,7 @@ Status launch_grouped(const Plan& plan, const GroupedGemmProblem& problem, void*
   config.stream = stream;
   cudaLaunchAttribute attributes[2] = {};
   unsigned count = 0;
-  if (overlap) {  // every role waits for the previous kernel's end before it reads or writes
+  if (overlap) {  // every role waits for the previous kernel's end before it reads (but for what is early) or writes
     attributes[count].id = cudaLaunchAttributeProgrammaticStreamSerialization;
     attributes[count++].val.programmaticStreamSerializationAllowed = 1;
   }

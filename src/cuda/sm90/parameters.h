@@ -53,6 +53,10 @@ struct Parameters {
 struct GroupedParameters : Parameters {
   GroupedGemmProblem problem;
   std::int32_t tiles_features;  // in tiles of a whole cluster
+  // Before the kernel before this one has finished: what launch_grouped.h calls early. choices: its ids are null where the
+  // offsets of `problem`, int32 without gaps, are there already.
+  std::int32_t early;
+  MoeRouteProblem choices;
 };
 
 }  // namespace evergemm::sm90
