@@ -13,7 +13,7 @@ from pathlib import Path
 import evergemm
 import pytest
 import torch
-from evergemm.cli import COMMANDS, bench, gpu_bench, machine, main, peers, timing
+from evergemm.cli import COMMANDS, bench, gpu_bench, machine, main, moe_bench, moe_report, peers, timing
 
 
 def run(*words: str, stub: Path | None = None, **environment: str) -> subprocess.CompletedProcess:
@@ -484,6 +484,64 @@ def test_cpu_report_measures_every_line(tmp_path, monkeypatch, capsys):
             assert re.search(r"`cpu_\w+`", line[-1])
     with pytest.raises(FileNotFoundError):
         bench.write_between_markers(tmp_path / "none.md", "")
+
+
+def test_moe_report_is_made_of_measurements(tmp_path, monkeypatch, capsys):
+    """Tables and picture without a GPU: every measurement is made up."""
+
+    def layers(shapes, tokens, schemes, device, rounds, seconds, quiet=False):
+        return [
+            moe_bench.Measurement(shapes[0], scheme, number, name, (us, us, us), 15.0, 8.0)
+            for scheme in schemes
+            for number in tokens
+            for name, us in (
+                ("evergemm", 20.0),
+                ("torch._scaled_grouped_mm", 50.0),
+                ("torch._scaled_mm, a loop", 900.0),
+            )
+        ]
+
+    def products(rounds, seconds):
+        cells = [
+            moe_report.Cell(name, scheme, tokens, routing, moe_report.Routed((3, 0, 5)), times, 40.0)
+            for name in moe_report.SHAPES
+            for scheme in ("fp8", "fp8-block")
+            for tokens in (64, 256)
+            for routing in moe_report.ROUTINGS
+            for times in [{"evergemm": 50.0, "torch._scaled_grouped_mm": 60.0, "scaled_mm, a loop": 100.0}]
+        ]
+        return [one for one in cells if one.routing == "uniform"], cells
+
+    monkeypatch.setattr(moe_bench, "measure", layers)
+    monkeypatch.setattr(moe_report, "measure_products", products)
+    monkeypatch.setattr(moe_report, "step_lines", lambda *_: [("`moe_route`", "1", "2", "3", "4", "5", "6")])
+    monkeypatch.setattr(moe_report, "device_text", lambda: "a GPU that is not there")
+    page = tmp_path / "performance.md"
+    page.write_text("head\n<!-- moe-report:begin -->\n<!-- moe-report:end -->\ntail\n")
+    assert main(["bench", "--moe-report", str(page), "--rounds", "2"]) == 0
+    text = page.read_text()
+    assert capsys.readouterr().out.strip() in text and "a GPU that is not there" in text
+    assert "| fp8 | 1 | 8 | 20.0 | 15.0 | 0.75 | 50 (2.50) | 900 (45.00) | 18.5 |" in text
+    assert "| int8 | 8 | 8 | 20.0 | 15.0 | 0.75 | 50 (2.50) | 900 (45.00) |  |" in text
+    assert "| E1 | 64 | 8 | 2 | fp8 | 50.0 | 0.80 | 1.20 | 2.00 |" in text
+    assert "| E3 | fp8-block | 256 | 50 (0.80) | 50 (0.80) | 50 (0.80) | 50 (0.80) |" in text
+    assert "| `moe_route` | 1 | 2 | 3 | 4 | 5 | 6 |" in text
+    assert (tmp_path / "performance_moe.png").read_bytes().startswith(b"\x89PNG\r\n")
+
+
+@pytest.mark.parametrize("routing", moe_report.ROUTINGS)
+def test_routings_of_the_moe_report(routing):
+    counts = moe_report.route(16, 16, 4, 400, routing).counts
+    assert sum(counts) == 1600 and max(counts) <= 400
+    even, odd = sum(counts[::2]), sum(counts[1::2])
+    assert (odd == 0) == (routing == "half_of_experts_empty")
+    if routing == "uniform":
+        assert max(counts) < 140 and abs(even - odd) < 200
+    if routing == "hot_expert_25_percent":
+        assert counts[0] > 150 and max(counts[1:]) < 140
+    if routing == "zipf_1.0":
+        assert counts[0] > 2 * counts[8] > 0
+    assert moe_report.route(16, 5, 4, 400, routing).counts == counts[:5]
 
 
 def _made_up(shape, scheme, m, implementation, microseconds, host):

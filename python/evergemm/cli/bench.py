@@ -376,7 +376,7 @@ def _page_with_markers(path: Path, report: str) -> str:
 
 
 def write_between_markers(path: Path, text: str, report: str = "cpu") -> None:
-    """Replaces what stands between the markers of a report ("cpu" or "gpu") in a Markdown file."""
+    """Replaces what stands between the markers of a report ("cpu", "gpu" or "moe") in a Markdown file."""
     page = _page_with_markers(path, report)
     begin, end = _markers(report)
     head, tail = page[: page.index(begin) + len(begin)], page[page.index(end) :]
@@ -449,6 +449,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="measure the GPU's report and write it into FILE, between its markers, and its picture beside FILE",
     )
+    parser.add_argument(
+        "--moe-report",
+        type=Path,
+        metavar="FILE",
+        help="the same for mixtures of experts on the GPU",
+    )
 
 
 def _gpu_served() -> bool:
@@ -485,6 +491,16 @@ def run(arguments: argparse.Namespace) -> int:
             shapes_named(gpu_bench.REPORT_SHAPES), list(known_shapes().values()), picture, arguments.rounds, seconds
         )
         write_between_markers(arguments.gpu_report, report, "gpu")
+        print(report)
+        return 0
+
+    if arguments.moe_report is not None:
+        from . import moe_report
+
+        _page_with_markers(arguments.moe_report, "moe")
+        picture = arguments.moe_report.with_name("performance_moe.png")
+        report = moe_report.report(picture, arguments.rounds, arguments.seconds or 0.005)
+        write_between_markers(arguments.moe_report, report, "moe")
         print(report)
         return 0
 

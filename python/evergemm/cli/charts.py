@@ -160,6 +160,43 @@ def layers(path: Path, lines: Mapping[str, Sequence[tuple[int, float]]], title: 
     pyplot.close(figure)
 
 
+def moe(
+    path: Path,
+    times: Mapping[str, Sequence[tuple[int, float]]],
+    shares: Mapping[str, Sequence[tuple[int, float]]],
+) -> None:
+    """times: "scheme, implementation" -> [(tokens, microseconds of a layer)]; shares: "shape, implementation" -> [(tokens, share of
+    the roofline of one product)]. evergemm's solid, the roofline dotted, peers dashed."""
+    pyplot = _pyplot()
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(11.5, 5.6), layout="constrained")
+    shapes = list(dict.fromkeys(label.split(", ", 1)[0] for label in shares))
+    colours = dict(zip(shapes, ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00"), strict=False))
+    for axes, lines, known in ((left, times, COLOURS), (right, shares, colours)):
+        for label, points in lines.items():
+            first, name = label.split(", ", 1)
+            ours = name == "evergemm"
+            axes.plot(
+                *zip(*points, strict=True),
+                color=known.get(first, _INK),
+                linestyle="-" if ours else ":" if name == "roofline" else "--" if "loop" not in name else "-.",
+                linewidth=1.8 if ours else 1.1,
+                marker="o" if ours else None,
+                markersize=4,
+                label=label,
+            )
+        numbers = sorted({tokens for points in lines.values() for tokens, _ in points})
+        axes.set(xscale="log", xlabel="tokens")
+        axes.set_xticks(numbers, [str(tokens) for tokens in numbers])
+        axes.minorticks_off()
+        axes.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=2)  # over no curve
+    left.set(yscale="log", ylabel="microseconds a layer")
+    left.set_title("A whole layer")
+    right.set(ylabel="share of the least time", ylim=(0, 1))
+    right.set_title("The first product of all experts, fp8")
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)
+
+
 def demo(
     path: Path,
     reference: Sequence[float],
