@@ -45,6 +45,8 @@ class Check:
 KINDS = ("int8_", "fp8_", "fp8promoted_")
 HOPPER_KINDS = tuple(f"--rows=sm90_{kind}" for kind in KINDS)
 PORTABLE_KINDS = tuple(f"--rows=portable_{kind}" for kind in KINDS)
+# Tests of quantize_test by name: all but those of every 16-bit value, which run the same kernels again.
+QUANTIZERS = tuple(f"--only={part}" for part in ("per_", "given_", "activation_", "rms_norm_", "dropin_", "columns"))
 MEMORY = ("memcheck", "synccheck", "initcheck")
 CHECKS = (
     Check("gemm_test", MEMORY, ("--quick",), HOPPER_KINDS),
@@ -60,7 +62,8 @@ CHECKS = (
     Check("moe_test", ("memcheck",), ("--quick",), ("--only=hostile",)),
     Check("portable_test", MEMORY, ("--variant=native", "--quick"), PORTABLE_KINDS),
     Check("portable_test", ("racecheck",), ("--variant=native", "--quick"), rows=r"portable_\w+"),
-    Check("quantize_test", TOOLS, ("--quick",)),
+    Check("quantize_test", MEMORY, ("--quick",)),
+    Check("quantize_test", ("racecheck",), ("--quick",), QUANTIZERS),
 )
 
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Every CUDA quantizer and permute_cols against the reference, bit for bit: outputs, gaps between rows and red zones alike.
-// Usage: quantize_test [--quick] [--junit=FILE]
+// Usage: quantize_test [--quick] [--only=TEXT] [--junit=FILE]     tests whose name holds TEXT
 // Must not go here: timing.
 #include <array>
 #include <cmath>
@@ -440,8 +440,10 @@ int main(int argument_count, char** arguments) {
   using namespace evergemm::gpu_test;
   bool quick = false;
   const char* junit = nullptr;
+  std::string only;
   for (int i = 1; i < argument_count; ++i) {
     if (std::strcmp(arguments[i], "--quick") == 0) quick = true;
+    if (std::strncmp(arguments[i], "--only=", 7) == 0) only = arguments[i] + 7;
     if (std::strncmp(arguments[i], "--junit=", 8) == 0) junit = arguments[i] + 8;
   }
   using Scheme = QuantizeScheme;
@@ -475,11 +477,14 @@ int main(int argument_count, char** arguments) {
       {"dropin_group_packed", {Scheme::dropin_group_packed, Source::copy, 1, 128}},
   };
   Report report;
+  const auto test = [&](const char* suite, const char* name, const std::function<std::string(std::int64_t&)>& body) {
+    if (std::string(name).find(only) != std::string::npos) report.test(suite, name, body);
+  };
   for (const Named& entry : setups)
-    report.test("quantize", entry.name, [&](std::int64_t& cases) { return run_setup(entry.setup, quick, cases); });
-  report.test("quantize", "all_values", [&](std::int64_t& cases) { return run_all_values(quick, cases); });
-  report.test("quantize", "all_ratios", [&](std::int64_t& cases) { return run_all_ratios(quick, cases); });
-  report.test("quantize", "all_activations", [&](std::int64_t& cases) { return run_all_activations(cases); });
-  report.test("permute", "columns", [&](std::int64_t& cases) { return run_permute(cases); });
+    test("quantize", entry.name, [&](std::int64_t& cases) { return run_setup(entry.setup, quick, cases); });
+  test("quantize", "all_values", [&](std::int64_t& cases) { return run_all_values(quick, cases); });
+  test("quantize", "all_ratios", [&](std::int64_t& cases) { return run_all_ratios(quick, cases); });
+  test("quantize", "all_activations", [&](std::int64_t& cases) { return run_all_activations(cases); });
+  test("permute", "columns", [&](std::int64_t& cases) { return run_permute(cases); });
   return report.finish(junit);
 }
