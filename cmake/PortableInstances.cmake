@@ -65,10 +65,11 @@ function(evergemm_portable_instances out architectures)
   set(names "")
   set(entries "")
   set(grouped_entries "")
+  set(sum_entries "")
   set(declarations "")
   set(previous_memory 0)
   foreach(line IN LISTS lines)
-    if(NOT line MATCHES "^row ([a-z0-9_]+) ([0-9]) ([0-9]+) ([01])$")
+    if(NOT line MATCHES "^row ([a-z0-9_]+) ([0-9]) ([0-9]+) ([01]) ([01])$")
       continue()
     endif()
     set(name ${CMAKE_MATCH_1}${instances_SUFFIX})
@@ -76,14 +77,18 @@ function(evergemm_portable_instances out architectures)
     set(memory ${CMAKE_MATCH_2})
     set(row ${CMAKE_MATCH_3})
     set(has_grouped ${CMAKE_MATCH_4})
+    set(may_split ${CMAKE_MATCH_5})
+    set(sum_name ${CMAKE_MATCH_1}_sum${instances_SUFFIX})
     if(NOT memory EQUAL previous_memory)
       string(APPEND entries "    }}, {{\n")
       string(APPEND grouped_entries "    }}, {{\n")
+      string(APPEND sum_entries "    }}, {{\n")
       set(previous_memory ${memory})
     endif()
     if(NOT architectures_of_${memory})
       string(APPEND entries "        nullptr,\n")
       string(APPEND grouped_entries "        nullptr,\n")
+      string(APPEND sum_entries "        nullptr,\n")
       continue()
     endif()
     string(APPEND entries "        &address_of_${name},\n")
@@ -103,12 +108,31 @@ const void* address_of_@grouped_name@() { return reinterpret_cast<const void*>(&
     else()
       string(APPEND grouped_entries "        nullptr,\n")
     endif()
+    set(sum_kernel "")
+    if(may_split)
+      string(APPEND sum_entries "        &address_of_${sum_name},\n")
+      string(CONFIGURE [[
+extern "C" __global__ void __launch_bounds__(kThreads)
+    @sum_name@(const __grid_constant__ evergemm::portable::Parameters p) {
+  Kernel::run_sum(p);
+}
+
+namespace evergemm::portable {
+const void* address_of_@sum_name@() { return reinterpret_cast<const void*>(&@sum_name@); }
+}  // namespace evergemm::portable
+]] sum_kernel @ONLY)
+    else()
+      string(APPEND sum_entries "        nullptr,\n")
+    endif()
     if(NOT name IN_LIST names)  # two classes may have the same row
       list(APPEND names ${name})
       set(architectures_of_${name} "")
       string(APPEND declarations "const void* address_of_${name}();\n")
       if(has_grouped)
         string(APPEND declarations "const void* address_of_${grouped_name}();\n")
+      endif()
+      if(may_split)
+        string(APPEND declarations "const void* address_of_${sum_name}();\n")
       endif()
     endif()
     list(APPEND architectures_of_${name} ${architectures_of_${memory}})
@@ -130,7 +154,7 @@ extern \"C\" __global__ void __launch_bounds__(kThreads) @name@(const __grid_con
 namespace evergemm::portable {
 const void* address_of_@name@() { return reinterpret_cast<const void*>(&@name@); }
 }  // namespace evergemm::portable
-@grouped_kernel@")
+@grouped_kernel@@sum_kernel@")
   endforeach()
 
   file(CONFIGURE OUTPUT ${folder}/kernels${instances_SUFFIX}.cpp @ONLY CONTENT
@@ -148,6 +172,10 @@ const Kernels kKernels@instances_SUFFIX@ = {{{{
 extern const Kernels kGroupedKernels@instances_SUFFIX@;
 const Kernels kGroupedKernels@instances_SUFFIX@ = {{{{
 @grouped_entries@    }}}};
+
+extern const Kernels kSumKernels@instances_SUFFIX@;
+const Kernels kSumKernels@instances_SUFFIX@ = {{{{
+@sum_entries@    }}}};
 
 }  // namespace evergemm::portable
 ")

@@ -38,7 +38,7 @@ Status launch_row(const Plan& plan, const GemmProblem& problem, const RunContext
   if (plan.row < hopper_rows)
     return sm90::launch(plan, problem, kKernels[static_cast<std::size_t>(plan.row)](), stream, context.overlap);
 #endif
-  return portable::launch(plan, plan.row - hopper_rows, problem, stream, context.overlap);
+  return portable::launch(plan, plan.row - hopper_rows, problem, context.workspace, stream, context.overlap);
 }
 
 template <class Problem, class Launch>

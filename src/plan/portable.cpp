@@ -4,6 +4,7 @@
 #include "plan/portable.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <limits>
@@ -46,43 +47,80 @@ constexpr auto kPromotedRules = rules_of(kPortablePromotedCosts);
 constexpr auto kFp16Rules = rules_of(kPortableFp16Costs);
 constexpr auto kFp16PromotedRules = rules_of(kPortableFp16PromotedCosts);
 
-// Nanoseconds for each 128 of k, or the most there is where tiles cannot be counted.
-std::int64_t predict(const PortableCost& cost, const GemmProblem& problem, const DeviceFacts& facts) {
-  constexpr std::int64_t kMost = std::numeric_limits<std::int64_t>::max();
+// Nanoseconds with k in `parts`; infinite where tiles cannot be counted. As floats: a broadcast operand may be larger than int64 counts.
+double predict(const PortableCost& cost, const GemmProblem& problem, const DeviceFacts& facts, std::int64_t parts) {
   const PortableTile& tile = tile_of(facts, cost.row);
-  const std::int64_t rows = (problem.m - 1) / tile.m + 1, columns = (problem.n - 1) / tile.n + 1;
-  if (rows > std::numeric_limits<std::int32_t>::max() / columns) return kMost;
-  const std::int64_t cores = std::max<std::int64_t>(1, facts.cores), share = (rows * columns - 1) / cores + 1;
-  const std::int64_t rounds = (share - 1) / cost.resident + 1;
-  // as floats: a broadcast operand may be larger than int64 counts
-  const double bytes = 128.0 * (static_cast<double>(problem.m) + static_cast<double>(problem.n));
-  const auto moving = static_cast<std::int64_t>(
-      std::min(bytes / (static_cast<double>(cores) * static_cast<double>(kPortableBytesPerNanosecond)), 1e18));
-  return std::max({rounds * cost.alone_ns, share * cost.shared_ns, moving});
+  const double cores = std::max(1, facts.cores);
+  const double rows = static_cast<double>((problem.m - 1) / tile.m + 1);
+  const double columns = static_cast<double>((problem.n - 1) / tile.n + 1);
+  if (rows * columns > std::numeric_limits<std::int32_t>::max()) return std::numeric_limits<double>::infinity();
+  const double share = std::ceil(rows * columns * static_cast<double>(parts) / cores);
+  const double rounds = std::ceil(share / cost.resident);
+  const double blocks = static_cast<double>(blocks_of(problem.k));
+  const double moving = 128.0 * (static_cast<double>(problem.m) + static_cast<double>(problem.n)) /
+                        (cores * static_cast<double>(kPortableBytesPerNanosecond));
+  const double multiplying = std::max(
+      std::ceil(blocks / static_cast<double>(parts)) * std::max(rounds * cost.alone_ns, share * cost.shared_ns),
+      blocks * moving);
+  if (parts == 1) return multiplying;
+  const double bytes = 2.0 * static_cast<double>(parts) * rows * columns * tile.m * tile.n * 4;
+  return multiplying + kPortableSumNs + bytes / (cores * static_cast<double>(kPortablePartBytesPerNanosecond));
 }
 
-template <std::size_t N>
-std::span<const Rule> least_time(const std::array<PortableCost, N>& costs, const std::array<Rule, N>& rules,
-                                 const GemmProblem& problem, const DeviceFacts& facts) {
-  std::size_t best = 0;
-  for (std::size_t i = 1; i < N; ++i)
-    if (predict(costs[i], problem, facts) < predict(costs[best], problem, facts)) best = i;
-  return std::span<const Rule>(rules).subspan(best, 1);
+// Into how many parts k is split: fp8's sums depend on it, so a caller who asks for one order gets one part.
+std::int32_t best_parts(const PortableCost& cost, const GemmProblem& problem, const DeviceFacts& facts) {
+  if (!may_split(tile_of(facts, cost.row))) return 1;
+  if (problem.deterministic && problem.input_dtype != DType::int8) return 1;
+  const std::int64_t most =
+      std::min<std::int64_t>(kPortableMostParts, blocks_of(problem.k) / kPortableLeastBlocksOfPart);
+  std::int64_t best = 1;
+  double least = predict(cost, problem, facts, 1);
+  for (std::int64_t parts = 2; parts <= most; ++parts) {
+    const double time = predict(cost, problem, facts, parts);
+    if (time >= least) continue;
+    least = time;
+    best = parts;
+  }
+  return static_cast<std::int32_t>(best);
 }
 
-std::span<const Rule> portable_rules(const GemmProblem& problem, const DeviceFacts& facts) {
+std::span<const PortableCost> costs_of(const GemmProblem& problem, const DeviceFacts& facts) {
   const bool own = entry_of(facts.architecture).multiplies_fp8;
   switch (mainloop_of(problem)) {
     case Mainloop::int8:
-      return least_time(kPortableInt8Costs, kInt8Rules, problem, facts);
+      return kPortableInt8Costs;
     case Mainloop::fp8_fast:
-      return own ? least_time(kPortableFp8Costs, kFp8Rules, problem, facts)
-                 : least_time(kPortableFp16Costs, kFp16Rules, problem, facts);
+      return own ? std::span<const PortableCost>(kPortableFp8Costs) : kPortableFp16Costs;
     case Mainloop::fp8_promoted:
-      return own ? least_time(kPortablePromotedCosts, kPromotedRules, problem, facts)
-                 : least_time(kPortableFp16PromotedCosts, kFp16PromotedRules, problem, facts);
+      return own ? std::span<const PortableCost>(kPortablePromotedCosts) : kPortableFp16PromotedCosts;
   }
   return {};
+}
+std::span<const Rule> all_rules(const GemmProblem& problem, const DeviceFacts& facts) {
+  const bool own = entry_of(facts.architecture).multiplies_fp8;
+  switch (mainloop_of(problem)) {
+    case Mainloop::int8:
+      return kInt8Rules;
+    case Mainloop::fp8_fast:
+      return own ? std::span<const Rule>(kFp8Rules) : kFp16Rules;
+    case Mainloop::fp8_promoted:
+      return own ? std::span<const Rule>(kPromotedRules) : kFp16PromotedRules;
+  }
+  return {};
+}
+
+// One rule: the row of the least time.
+std::span<const Rule> portable_rules(const GemmProblem& problem, const DeviceFacts& facts) {
+  const std::span<const PortableCost> costs = costs_of(problem, facts);
+  std::size_t best = 0;
+  double least = std::numeric_limits<double>::infinity();
+  for (std::size_t i = 0; i < costs.size(); ++i) {
+    const double time = predict(costs[i], problem, facts, best_parts(costs[i], problem, facts));
+    if (time >= least) continue;
+    least = time;
+    best = i;
+  }
+  return all_rules(problem, facts).subspan(best, 1);
 }
 
 // Tiles are counted in int32: more of them would not fit a memory.
@@ -105,8 +143,18 @@ std::string portable_why_not(const GemmProblem& problem, const DeviceFacts& fact
 // The row of the least time runs everything that can be counted; nothing runs more.
 std::int32_t portable_fallback(const GemmProblem&, const DeviceFacts&) { return -1; }
 
-void portable_finish(const GemmProblem& problem, const DeviceFacts&, Plan& plan) {
+// `row`: of the portable rows.
+void finish_row(const GemmProblem& problem, const DeviceFacts& facts, std::int32_t row, Plan& plan) {
   plan.accumulation = accumulation_of(mainloop_of(problem));
+  for (const PortableCost& cost : costs_of(problem, facts)) {
+    if (cost.row != row) continue;
+    plan.split_k = static_cast<std::int32_t>(parts_of(problem.k, best_parts(cost, problem, facts)));
+    plan.workspace_bytes =
+        plan.split_k == 1 ? 0 : plan.split_k * part_bytes_of(tile_of(facts, row), problem.m, problem.n);
+  }
+}
+void portable_finish(const GemmProblem& problem, const DeviceFacts& facts, Plan& plan) {
+  finish_row(problem, facts, plan.row, plan);
 }
 
 const char* portable_arithmetic(const GemmProblem& problem, const DeviceFacts& facts, std::int32_t) {
@@ -140,7 +188,7 @@ void hopper_finish(const GemmProblem& problem, const DeviceFacts& facts, Plan& p
   if (plan.row < kSm90Rows)
     kSm90Table.finish(problem, facts, plan);
   else
-    portable_finish(problem, facts, plan);
+    finish_row(problem, facts, plan.row - kSm90Rows, plan);
 }
 const char* hopper_arithmetic(const GemmProblem& problem, const DeviceFacts& facts, std::int32_t row) {
   if (row >= kSm90Rows) return portable_arithmetic(problem, facts, row - kSm90Rows);

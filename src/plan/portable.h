@@ -147,13 +147,18 @@ constexpr const std::array<PortableTile, kPortableRows>& portable_rows_of(Memory
                                         : kPortableLargeRows;
 }
 
+// Every architecture here has 64 K registers for a block, and a thread may have 255 of them: no row can fail to launch for want
+// of registers.
+inline constexpr std::int32_t kRegistersOfBlock = 65536, kRegistersOfThread = 256;
+
 // What the template assumes of a tile. A scale block of 128 x 128 covers a tile's features with one scale.
 constexpr bool valid(const PortableTile& tile) {
   const std::int32_t pieces = tile.k / 16, threads = threads_of(tile);
   const std::int32_t warp_m = tile.m / tile.warps_m, warp_n = tile.n / tile.warps_n;
   return (tile.k == 64 || tile.k == 128) && tile.stages >= 2 && warp_m % 16 == 0 && warp_n % 16 == 0 &&
          (warp_n == 16 || warp_n % 32 == 0) && tile.m * pieces % threads == 0 && tile.n * pieces % threads == 0 &&
-         threads / pieces % 8 == 0 && threads <= 256 && (tile.mainloop != Mainloop::fp8_promoted || 128 % tile.n == 0);
+         threads / pieces % 8 == 0 && threads * kRegistersOfThread <= kRegistersOfBlock &&
+         (tile.mainloop != Mainloop::fp8_promoted || 128 % tile.n == 0);
 }
 constexpr bool rows_fit(const PortableArchitecture& entry) {
   for (const PortableTile& tile : portable_rows_of(entry.memory))
@@ -192,17 +197,35 @@ constexpr std::int32_t portable_row(Mainloop mainloop, std::int32_t m, std::int3
   return -1;
 }
 
+// Rows whose products may split k: parts are computed as if they were tiles of their own, then summed in order of k.
+constexpr bool may_split(const PortableTile& tile) { return tile.n <= 128; }
+inline constexpr std::int32_t kPortableMostParts = 16;
+// k in blocks of 128; how many of them a part has; how many parts that makes, of which none is empty; the sums of one part.
+constexpr std::int64_t blocks_of(std::int64_t k) { return k <= 128 ? 1 : (k - 1) / 128 + 1; }
+constexpr std::int64_t blocks_of_part(std::int64_t k, std::int64_t parts) { return (blocks_of(k) - 1) / parts + 1; }
+constexpr std::int64_t parts_of(std::int64_t k, std::int64_t wanted) {
+  return (blocks_of(k) - 1) / blocks_of_part(k, wanted) + 1;
+}
+constexpr std::int64_t part_bytes_of(const PortableTile& tile, std::int64_t m, std::int64_t n) {
+  return ((m - 1) / tile.m + 1) * ((n - 1) / tile.n + 1) * tile.m * tile.n * 4;
+}
+
 // ---- costs ---------------------------------------------------------------------------------------------------------------
 // A multiprocessor's share of the tiles takes, for each 128 of k,
 //   max(alone_ns * rounds of `resident` tiles, shared_ns * tiles, bytes of a and b / kPortableBytesPerNanosecond)
-// and the row with the least time runs; a tie goes to the earlier one. The costs are an H100's (docs/tuning_log.md); on other
-// GPUs, where nobody has measured yet, only their ratios count, and the number of multiprocessors is the device's.
+// where k is split a tile counts once for each part, and the sum comes on top: kPortableSumNs and the bytes of the parts, written
+// and read. The row and split of the least time run; a tie goes to the earlier row and the fewer parts. The costs are an H100's
+// (docs/tuning_log.md); on other GPUs, where nobody has measured yet, only their ratios count, and the number of
+// multiprocessors is the device's.
 struct PortableCost {
   std::int32_t row;
   std::int32_t resident;  // tiles that a multiprocessor has at a time
   std::int32_t alone_ns, shared_ns;
 };
-inline constexpr std::int64_t kPortableBytesPerNanosecond = 17;  // that a multiprocessor draws from memory
+inline constexpr std::int64_t kPortableBytesPerNanosecond = 17;      // that a multiprocessor draws from memory
+inline constexpr std::int64_t kPortableSumNs = 2200;                 // of a second kernel
+inline constexpr std::int64_t kPortablePartBytesPerNanosecond = 25;  // that a multiprocessor writes to or reads from L2
+inline constexpr std::int64_t kPortableLeastBlocksOfPart = 4;        // of 128 of k: what fills a row's stages
 inline constexpr const char* kPortableLeastTime = "least predicted time for each multiprocessor's share of the tiles";
 
 constexpr auto portable_costs(Mainloop mainloop) {

@@ -135,6 +135,36 @@ TEST(Plan, TilesSuitTheNumberOfMultiprocessors) {
   EXPECT_EQ(row("sm75", 256), "portable_int8_128x128x64_s2");
 }
 
+// Few tiles of a long k are split among idle multiprocessors; a caller who asks for one order of fp8's sums gets it.
+TEST(Plan, PortableRowsSplitALongKWhereTilesAreFew) {
+  int split = 0;
+  for (const char* architecture : {"sm75", "sm80", "sm86", "sm89", "sm100", "sm120"})
+    for (const DType dtype : {DType::int8, DType::float8_e4m3fn})
+      for (const bool deterministic : {false, true})
+        for (const std::int64_t m : {1, 16, 64, 256, 1024, 8192})
+          for (const std::int64_t n : {40, 1280, 2112, 57344})
+            for (const std::int64_t k : {0, 100, 1000, 7168, 8201}) {
+              GemmProblem problem = problem_of(dtype, m, n, k);
+              problem.deterministic = deterministic;
+              Plan chosen;
+              ASSERT_TRUE(plan(problem, facts_of(architecture), chosen).ok());
+              const bool one_order = deterministic && dtype != DType::int8;
+              ASSERT_GE(chosen.split_k, 1);
+              if (one_order || k < 1000) {
+                EXPECT_EQ(chosen.split_k, 1);
+              }
+              if (chosen.split_k == 1) {
+                EXPECT_EQ(chosen.workspace_bytes, 0);
+                continue;
+              }
+              ++split;
+              EXPECT_EQ(chosen.workspace_bytes % (4 * chosen.split_k), 0);
+              EXPECT_GE(chosen.workspace_bytes, m * n * 4 * chosen.split_k);
+              EXPECT_GE(k / chosen.split_k, 256) << "parts too short to fill a row's stages";
+            }
+  EXPECT_GT(split, 0);
+}
+
 TEST(Plan, ExplainSaysHowAnArchitectureMultipliesFp8) {
   for (const char* architecture : {"sm75", "sm80", "sm86", "sm90a", "sm100", "sm103", "sm110"}) {
     GemmProblem problem = problem_of(DType::float8_e4m3fn, 64, 512, 512);

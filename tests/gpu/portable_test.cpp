@@ -17,6 +17,7 @@
 namespace evergemm::portable {
 extern const Kernels kKernels_ptx75, kKernels_ptx80, kKernels_ptx89;
 extern const Kernels kGroupedKernels_ptx75, kGroupedKernels_ptx80, kGroupedKernels_ptx89;
+extern const Kernels kSumKernels_ptx75, kSumKernels_ptx80, kSumKernels_ptx89;
 }  // namespace evergemm::portable
 
 namespace evergemm::gpu_test {
@@ -41,14 +42,19 @@ struct VariantOfBuild {
   MemoryClass memory;
   const portable::Kernels* kernels;
   const portable::Kernels* grouped;
+  const portable::Kernels* sums;
   std::int64_t step;
   int ptx;  // of the code that runs: 10 * major + minor
 };
 const std::array kBuilds = {
-    VariantOfBuild{"native", MemoryClass::large, &portable::kKernels, &portable::kGroupedKernels, 16, 90},
-    VariantOfBuild{"ptx75", MemoryClass::turing, &portable::kKernels_ptx75, &portable::kGroupedKernels_ptx75, 8, 75},
-    VariantOfBuild{"ptx80", MemoryClass::large, &portable::kKernels_ptx80, &portable::kGroupedKernels_ptx80, 16, 80},
-    VariantOfBuild{"ptx89", MemoryClass::small, &portable::kKernels_ptx89, &portable::kGroupedKernels_ptx89, 16, 89},
+    VariantOfBuild{"native", MemoryClass::large, &portable::kKernels, &portable::kGroupedKernels,
+                   &portable::kSumKernels, 16, 90},
+    VariantOfBuild{"ptx75", MemoryClass::turing, &portable::kKernels_ptx75, &portable::kGroupedKernels_ptx75,
+                   &portable::kSumKernels_ptx75, 8, 75},
+    VariantOfBuild{"ptx80", MemoryClass::large, &portable::kKernels_ptx80, &portable::kGroupedKernels_ptx80,
+                   &portable::kSumKernels_ptx80, 16, 80},
+    VariantOfBuild{"ptx89", MemoryClass::small, &portable::kKernels_ptx89, &portable::kGroupedKernels_ptx89,
+                   &portable::kSumKernels_ptx89, 16, 89},
 };
 
 struct Options {
@@ -60,6 +66,7 @@ portable::Row& row_of(const VariantOfBuild& build, std::size_t row, bool grouped
   static std::array<std::array<std::array<portable::Row, kPortableRows>, kBuilds.size()>, 2> rows;
   portable::Row& entry = rows[grouped ? 1 : 0][static_cast<std::size_t>(&build - kBuilds.data())][row];
   entry.kernel_of = (grouped ? *build.grouped : *build.kernels)[static_cast<std::size_t>(build.memory)][row];
+  entry.sum_kernel_of = (*build.sums)[static_cast<std::size_t>(build.memory)][row];
   return entry;
 }
 const PortableTile& tile_of(const VariantOfBuild& build, std::size_t row) {
@@ -87,9 +94,33 @@ bool any_selected(const Options& options, Kind kind) {
 
 std::string run_row(const VariantOfBuild& build, std::size_t row, const GemmProblem& problem,
                     cudaStream_t stream = nullptr) {
-  return portable::launch(name_of_row(build, row).c_str(), tile_of(build, row), row_of(build, row), problem, stream,
-                          true)
+  return portable::launch(name_of_row(build, row).c_str(), tile_of(build, row), row_of(build, row), problem, 1, nullptr,
+                          stream, true)
       .text();
+}
+
+// The same with k split: exact where the answer is, inside the bound elsewhere, twice the same bits. "" also where k is too
+// short for two parts.
+std::string run_row_split(const VariantOfBuild& build, std::size_t row, GemmCase& test, std::int64_t wanted,
+                          std::int64_t& cases) {
+  const GemmProblem& problem = test.device_problem();
+  const PortableTile& tile = tile_of(build, row);
+  const std::int64_t parts = plan_tables::parts_of(problem.k, wanted);
+  if (parts < 2 || !plan_tables::may_split(tile)) return "";
+  DeviceBuffer workspace(parts * plan_tables::part_bytes_of(tile, problem.m, problem.n));
+  for (const bool again : {false, true}) {
+    test.poison_output();
+    workspace.poison();
+    const Status status = portable::launch(name_of_row(build, row).c_str(), tile, row_of(build, row), problem,
+                                           static_cast<std::int32_t>(parts), workspace.data(), nullptr, true);
+    require(cudaDeviceSynchronize(), name_of_row(build, row).c_str());
+    if (!status.ok()) return status.text();
+    if (again) return test.same_as_kept() ? "" : "k in " + std::to_string(parts) + " parts: bits differ between calls";
+    ++cases;
+    const std::string failure = test.judge(false, true);
+    if (!failure.empty()) return "k in " + std::to_string(parts) + " parts: " + failure;
+  }
+  return "";
 }
 
 Variant draw_variant(Kind kind, Data data, int index, Random& random) {
@@ -160,6 +191,13 @@ std::string run_forced_rows(const Options& options, Kind kind, std::int64_t& cas
             else if (failure.empty())
               failure = test.judge(true, first);
             first = false;
+            if (failure.empty() || failed++ >= 12) continue;
+            failures += "\n    " + name_of_row(build, row) + ", " + test.text() + ", seed " + std::to_string(seed) +
+                        ": " + failure;
+          }
+          for (std::size_t row = 0; row < kPortableRows; ++row) {
+            if (!selected(options, build, row) || tile_of(build, row).mainloop != mainloop_of(kind)) continue;
+            const std::string failure = run_row_split(build, row, test, 2 + static_cast<std::int64_t>(row) % 5, cases);
             if (failure.empty() || failed++ >= 12) continue;
             failures += "\n    " + name_of_row(build, row) + ", " + test.text() + ", seed " + std::to_string(seed) +
                         ": " + failure;

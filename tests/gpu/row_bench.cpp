@@ -3,7 +3,8 @@
 // Protocol: CUDA-graph replay without programmatic overlap, weights rotated past three times the L2, normal random data;
 // candidates in two passes of opposite order, then the best, the rules' choice and the peers interleaved, median of 5 rounds.
 // Usage: row_bench OUTPUT.tsv ALL_ROWS.tsv "int8,fast,block" "1,16,64" "6144x4096,7168x8192" [portable]
-// With a sixth argument the rows are the portable ones; otherwise Hopper's own.
+// With a sixth argument the rows are the portable ones, on any GPU; otherwise Hopper's own. int8 has two more peers: the call
+// that torch._int_mm makes (cuBLASLt without an algorithm or a workspace) and, where it is built in, CUTLASS 2.x (cutlass_peer.h).
 // bench/tune.py reads the second file. Must not go here: verdicts on correctness (gemm_test), choices of rules.
 #include <cublasLt.h>
 
@@ -14,8 +15,12 @@
 #include <string>
 
 #include "cuda/registry.h"
+#if defined(EVERGEMM_WITH_CUTLASS)
+#include "cutlass_peer.h"
+#endif
 #include "evergemm/numerics.h"
 #include "harness.h"
+#include "plan/portable.h"
 #include "plan/table.h"
 
 namespace evergemm::gpu_test {
@@ -30,6 +35,8 @@ cudaEvent_t begin_event, end_event;
 cublasLtHandle_t lt;
 void* lt_workspace;
 constexpr std::size_t kLtWorkspace = 32 << 20;
+void* workspace;  // of evergemm's own plans
+constexpr std::int64_t kWorkspace = 256 << 20;
 
 // Device memory taken once: cells of one size after another use its start.
 struct Arena {
@@ -124,21 +131,35 @@ struct Cell {
 };
 
 bool portable_family = false;
-const plan_tables::ArchitectureTable& table() {
-  return portable_family ? plan_tables::kSm90aTable : plan_tables::kSm90Table;
+const plan_tables::ArchitectureTable* rows_here = &plan_tables::kSm90Table;
+const plan_tables::ArchitectureTable& table() { return *rows_here; }
+
+const plan_tables::PortableTile& portable_tile(std::int32_t row, const DeviceFacts& facts) {
+  const std::int32_t first = table().rows - static_cast<std::int32_t>(plan_tables::kPortableRows);
+  return plan_tables::portable_rows_of(
+      plan_tables::entry_of(facts.architecture).memory)[static_cast<std::size_t>(row - first)];
 }
 
-Contender row_contender(const Cell& cell, std::int32_t row, const DeviceFacts& facts, bool overlap) {
+// parts: into how many k is split; 0: what the row's plan says.
+Contender row_contender(const Cell& cell, std::int32_t row, const DeviceFacts& facts, bool overlap,
+                        std::int32_t parts = 0) {
   Contender contender;
   contender.name = table().row_name(row);
-  contender.call = [&cell, row, facts, overlap](int set) {
+  if (parts > 1) contender.name.append("/").append(std::to_string(parts));
+  contender.call = [&cell, row, facts, overlap, parts](int set) {
     const GemmProblem problem = cell.problem(set);
     Plan plan;
-    plan.architecture = Architecture::sm90a;
+    plan.architecture = facts.architecture;
     plan.row = row;
     plan.name = table().row_name(row);
     table().finish(problem, facts, plan);
+    if (parts > 0) {
+      plan.split_k = parts;
+      plan.workspace_bytes = parts * plan_tables::part_bytes_of(portable_tile(row, facts), problem.m, problem.n);
+    }
+    if (plan.workspace_bytes > kWorkspace) return false;
     RunContext context;
+    context.workspace = workspace;
     context.stream = stream;
     context.overlap = overlap;
     const Status status = run_cuda(plan, problem, context);
@@ -149,7 +170,7 @@ Contender row_contender(const Cell& cell, std::int32_t row, const DeviceFacts& f
 }
 
 std::int32_t rule_row(const GemmProblem& problem, const DeviceFacts& facts) {
-  if (portable_family) return table().fallback(problem, facts);
+  if (portable_family && facts.architecture == Architecture::sm90a) return table().fallback(problem, facts);
   for (const plan_tables::Rule& rule : table().rules(problem, facts))
     if (problem.m <= rule.m && problem.n <= rule.n && problem.k <= rule.k)
       return table().why_not(problem, facts, rule.row).empty() ? rule.row : table().fallback(problem, facts);
@@ -168,6 +189,22 @@ bool worth_timing(const Cell& cell, std::int32_t row) {
     return cell.m <= 2 * tile_n && cell.m <= 256 && !(cell.m <= 16 && tile_n > 64) && !(cell.m > 32 && tile_n < 64);
   return cell.m >= 64 && !(cell.m < 128 && tile_m > 64) && !(cell.m <= 128 && tile_m > 128) &&
          !(cell.m >= 1024 && tile_m * tile_n < 128 * 96);
+}
+
+constexpr const char* kIntMm = "torch._int_mm's call";
+
+// Portable rows: parts of k while there are multiprocessors that have too few tiles.
+std::vector<std::int32_t> splits_worth_timing(const Cell& cell, std::int32_t row, const DeviceFacts& facts) {
+  if (!portable_family) return {0};
+  const plan_tables::PortableTile& tile = portable_tile(row, facts);
+  const std::int64_t tiles = ((cell.m - 1) / tile.m + 1) * ((cell.n - 1) / tile.n + 1);
+  std::vector<std::int32_t> splits = {1};
+  for (const std::int64_t wanted : {2, 3, 4, 6, 8, 12, 16}) {
+    const auto parts = static_cast<std::int32_t>(plan_tables::parts_of(cell.k, wanted));
+    if (parts != splits.back() && tiles * parts <= 4 * facts.cores && plan_tables::may_split(tile))
+      splits.push_back(parts);
+  }
+  return splits;
 }
 
 // cuBLASLt's call for the same product, one contender for each algorithm of its heuristic. mode: 0 per tensor, 1 per row and
@@ -227,6 +264,30 @@ std::vector<Contender> peers(const Cell& cell, int mode) {
     };
     result.push_back(contender);
   }
+  if (mode == 2 && cell.m > 16) {
+    Contender contender;
+    contender.name = kIntMm;
+    contender.call = [&cell, operation, weights, tokens, out](int set) {
+      const int one = 1, zero = 0;
+      const GemmProblem p = cell.problem(set);
+      return cublasLtMatmul(lt, operation, &one, p.b, weights, p.a, tokens, &zero, p.out, out, p.out, out, nullptr,
+                            nullptr, 0, stream) == CUBLAS_STATUS_SUCCESS;
+    };
+    result.push_back(contender);
+  }
+#if defined(EVERGEMM_WITH_CUTLASS)
+  if (mode == 2)
+    for (const CutlassKernel& kernel : cutlass_int8_kernels()) {
+      Contender contender;
+      contender.name = kernel.name;
+      contender.call = [&cell, kernel](int set) {
+        const GemmProblem p = cell.problem(set);
+        return kernel.enqueue(p.a, p.b, p.out, static_cast<int>(p.m), static_cast<int>(p.n), static_cast<int>(p.k),
+                              stream);
+      };
+      result.push_back(contender);
+    }
+#endif
   return result;
 }
 
@@ -269,11 +330,13 @@ int main(int argument_count, char** arguments) {
   if (output == nullptr || all_rows == nullptr) return 2;
   DeviceFacts facts;
   if (!cuda_facts(0, facts).ok()) return 2;
+  if (portable_family) rows_here = plan_tables::table_of(facts.architecture);
   require(cudaStreamCreate(&stream), "stream");
   require(cudaEventCreate(&begin_event), "event");
   require(cudaEventCreate(&end_event), "event");
   cublasLtCreate(&lt);
   require(cudaMalloc(&lt_workspace, kLtWorkspace), "workspace");
+  require(cudaMalloc(&workspace, static_cast<std::size_t>(kWorkspace)), "workspace");
 
   Random random{1};
   std::vector<std::uint8_t> bytes(32 << 20), codes(32 << 20);
@@ -290,7 +353,8 @@ int main(int argument_count, char** arguments) {
   const float* scale_base = reinterpret_cast<const float*>(device_scales.data());
 
   std::fprintf(output,
-               "kind\tn\tk\tm\tbest_row\tbest_us\trule_row\trule_us\toverlap_us\tpeer_us\tpeer_row_us\troof_us\n");
+               "kind\tn\tk\tm\tbest_row\tbest_us\trule_row\trule_us\toverlap_us\tpeer_us\tpeer_row_us\troof_us\t"
+               "int_mm_us\tcutlass_us\tcutlass_bfloat16_us\tcutlass_row\n");
   std::fprintf(all_rows, "kind\tn\tk\tm\trow\tus\n");
   Arena a_arena, b_arena, out_arena;
   for (const std::string& kind_text : split(arguments[3])) {
@@ -336,7 +400,8 @@ int main(int argument_count, char** arguments) {
         std::vector<std::int32_t> indices;
         for (std::int32_t row = 0; row < table().rows; ++row)
           if (worth_timing(cell, row) && table().why_not(cell.problem(0), facts, row).empty())
-            rows.push_back(row_contender(cell, row, facts, false));
+            for (const std::int32_t parts : splits_worth_timing(cell, row, facts))
+              rows.push_back(row_contender(cell, row, facts, false, parts));
         burst(rows, cell.sets, cell.m >= 256);
         for (const Contender& row : rows)
           std::fprintf(all_rows, "%s\t%lld\t%lld\t%lld\t%s\t%.2f\n", kind_text.c_str(), n, k,
@@ -360,15 +425,22 @@ int main(int argument_count, char** arguments) {
                                           : kind == Kind::block ? 3
                                                                 : -1,
                                           kind == Kind::fast ? 1 : -1};
-        std::array<Contender*, 2> best_peer = {nullptr, nullptr};
+        std::array<Contender*, 2> best_peer = {nullptr, nullptr}, best_cutlass = {nullptr, nullptr};
+        Contender* int_mm = nullptr;
         for (std::size_t i = 0; i < 2; ++i) {
           if (modes[i] < 0 || (modes[i] == 3 && cell.m % 4 != 0)) continue;
           std::vector<Contender>& list = by_mode[modes[i]];
           list = peers(cell, modes[i]);
           burst(list, cell.sets, false);
-          for (Contender& peer : list)
-            if (best_peer[i] == nullptr || peer.burst < best_peer[i]->burst) best_peer[i] = &peer;
-          if (best_peer[i] != nullptr) finalists.push_back(best_peer[i]);
+          for (Contender& peer : list) {
+            const bool cutlass = peer.name.rfind("cutlass", 0) == 0;
+            Contender*& best = peer.name == kIntMm ? int_mm
+                               : !cutlass          ? best_peer[i]
+                                                   : best_cutlass[peer.name.find("bfloat16") != std::string::npos];
+            if (best == nullptr || peer.burst < best->burst) best = &peer;
+          }
+          for (Contender* peer : {best_peer[i], int_mm, best_cutlass[0], best_cutlass[1]})
+            if (peer != nullptr) finalists.push_back(peer);
         }
         for (int round = 0; round < kRounds; ++round)
           for (Contender* finalist : finalists)
@@ -385,10 +457,14 @@ int main(int argument_count, char** arguments) {
                                static_cast<double>(cell.m) * static_cast<double>(k) +
                                2.0 * static_cast<double>(cell.m) * static_cast<double>(n);
         const double roof = std::max(operations / 1450e12, traffic / 3.08e12) * 1e6;
-        std::fprintf(output, "%s\t%lld\t%lld\t%lld\t%s\t%.2f\t%s\t%.2f\t%.2f\t%.2f\t%.2f\t%.2f\n", kind_text.c_str(), n,
-                     k, static_cast<long long>(cell.m), best->name.c_str(), best->median, rule.name.c_str(),
-                     rule.median, overlapped.median, best_peer[0] != nullptr ? best_peer[0]->median : 0.0,
-                     best_peer[1] != nullptr ? best_peer[1]->median : 0.0, roof);
+        std::fprintf(
+            output, "%s\t%lld\t%lld\t%lld\t%s\t%.2f\t%s\t%.2f\t%.2f\t%.2f\t%.2f\t%.2f\t%.2f\t%.2f\t%.2f\t%s\n",
+            kind_text.c_str(), n, k, static_cast<long long>(cell.m), best->name.c_str(), best->median,
+            rule.name.c_str(), rule.median, overlapped.median, best_peer[0] != nullptr ? best_peer[0]->median : 0.0,
+            best_peer[1] != nullptr ? best_peer[1]->median : 0.0, roof, int_mm != nullptr ? int_mm->median : 0.0,
+            best_cutlass[0] != nullptr ? best_cutlass[0]->median : 0.0,
+            best_cutlass[1] != nullptr ? best_cutlass[1]->median : 0.0,
+            best_cutlass[0] != nullptr ? best_cutlass[0]->name.c_str() : "none");
         std::fflush(output);
         for (std::vector<Contender>* list : {&rows, &by_mode[0], &by_mode[1], &by_mode[2], &by_mode[3]})
           for (Contender& contender : *list) static_cast<void>(cudaGraphExecDestroy(contender.graph));

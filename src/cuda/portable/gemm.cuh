@@ -4,7 +4,7 @@
 //   copies    operand tiles into a ring of shared-memory stages: asynchronous from Ampere on, through registers on Turing; rows
 //             that miss a 16-byte boundary are put together from what is aligned
 //   products  each warp loads fragments of its share and multiplies; the next fragments are under way meanwhile
-//   epilogue  scale, convert, store from registers
+//   epilogue  scale, convert, store from registers; of a split k the sums as they are, which a second kernel adds in order
 //
 //   t   = rn32(scale_b * float(acc - azp * azp_adj))
 //   out = rn_out(fma32(scale_a, t, bias))               without bias and zero points: rn_out(rn32(scale_a * t))
@@ -46,6 +46,9 @@ struct Gemm {
   static constexpr int kGroup = kColumnsOfWarp >= 4 ? 4 : 2;
   static constexpr int kRun = 2 * kGroup;
   static constexpr int kBlockTiles = 128 / kDepth;  // stages between promotions
+  // Every block reads the rows of a few tokens: reading one token's row sixteen times would crowd the memory that it is in.
+  // What stands in the places of missing rows is multiplied, and not stored.
+  static constexpr bool kSkipsMissingRows = kM <= 32;
   using Accumulator = std::conditional_t<kFloat, float, std::int32_t>;
   using Sums = Accumulator[kRowsOfWarp][kColumnsOfWarp][4];
 
@@ -55,6 +58,7 @@ struct Gemm {
   template <int kCount>
   struct Operand {
     const std::uint8_t* at[kCount];  // in the stage that is copied next
+    bool exists[kCount];             // the tile's lines up to here are the operand's
     bool aligned;
     __device__ __forceinline__ void advance() {
 #pragma unroll
@@ -71,8 +75,8 @@ struct Gemm {
   // 16-byte pieces of a line change places so that the eight lines of a matrix load lie in different banks.
   static __device__ __forceinline__ int swizzle(int line) { return kPieces == 8 ? line & 7 : (line >> 1) & 3; }
 
-  // Where copy `copy` of this thread comes from. Places behind the last line hold that line once more: what comes of them is
-  // not stored.
+  // Where copy `copy` of this thread comes from. Places behind the last line hold that line once more (unless they are
+  // skipped): what comes of them is not stored.
   template <bool kIsB>
   static __device__ __forceinline__ const std::uint8_t* line_at(const void* data, std::int64_t stride,
                                                                 std::int64_t first_line, std::int64_t lines, int copy) {
@@ -83,11 +87,15 @@ struct Gemm {
   }
   template <bool kIsB, int kCount>
   static __device__ __forceinline__ Operand<kCount> operand(const void* data, std::int64_t stride,
-                                                            std::int64_t first_line, std::int64_t lines) {
+                                                            std::int64_t first_line, std::int64_t lines,
+                                                            std::int64_t begin) {
     Operand<kCount> result;
     result.aligned = ((reinterpret_cast<std::uintptr_t>(data) | (lines > 1 ? stride : 0)) & 15) == 0;
 #pragma unroll
-    for (int i = 0; i < kCount; ++i) result.at[i] = line_at<kIsB>(data, stride, first_line, lines, i);
+    for (int i = 0; i < kCount; ++i) {
+      result.at[i] = line_at<kIsB>(data, stride, first_line, lines, i) + begin;
+      result.exists[i] = first_line + static_cast<int>(threadIdx.x) / kPieces + i * kLinesAtOnce < lines;
+    }
     return result;
   }
   // This thread's first place in a stage; its copies are kLinesAtOnce lines apart.
@@ -247,29 +255,46 @@ struct Gemm {
   // Stages that tile `tile` of k is copied to and read from.
   static __device__ __forceinline__ int after(int stage) { return stage + 1 == kStages ? 0 : stage + 1; }
 
-  static __device__ __forceinline__ void compute_tile(const GemmProblem& p, std::int64_t row, std::int64_t column,
-                                                      std::uint32_t shared) {
-    const int warp = threadIdx.x / 32, lane_index = threadIdx.x % 32;
-    const int warp_row = warp % kTile.warps_m * kWarpM, warp_column = warp / kTile.warps_m * kWarpN;
-    const Lane lane(warp_row, warp_column);
-    const int tiles = static_cast<int>((p.k + kDepth - 1) / kDepth);  // k is some memory's extent: far below 2^37
-    const std::int64_t thread_row = row + warp_row + lane_index / 4;
-    Operand<kCopiesA> a = operand<false, kCopiesA>(p.a, p.a_stride, row, p.m);
-    Operand<kCopiesB> b = operand<true, kCopiesB>(p.b, p.b_stride, column, p.n);
+  // Stages of k: `count` from `first` on, which begins a block of 128.
+  struct Range {
+    int first, count;
+  };
+  static __device__ __forceinline__ int stages_of(const GemmProblem& p) {
+    return static_cast<int>((p.k + kDepth - 1) / kDepth);  // k is some memory's extent: far below 2^37
+  }
+  static __device__ __forceinline__ int warp_row() {
+    return static_cast<int>(threadIdx.x) / 32 % kTile.warps_m * kWarpM;
+  }
+  static __device__ __forceinline__ int warp_column() {
+    return static_cast<int>(threadIdx.x) / 32 / kTile.warps_m * kWarpN;
+  }
+  // This thread's first result within its tile.
+  static __device__ __forceinline__ int thread_row() { return warp_row() + static_cast<int>(threadIdx.x) % 32 / 4; }
+  static __device__ __forceinline__ int thread_column() {
+    return warp_column() + static_cast<int>(threadIdx.x) % 4 * kRun;
+  }
+
+  static __device__ __forceinline__ void multiply_range(const GemmProblem& p, std::int64_t row, std::int64_t column,
+                                                        Range range, std::uint32_t shared, Sums& sums) {
+    const Lane lane(warp_row(), warp_column());
+    const int tiles = range.count;
+    const std::int64_t begin = std::int64_t{range.first} * kDepth;
+    Operand<kCopiesA> a = operand<false, kCopiesA>(p.a, p.a_stride, row, p.m, begin);
+    Operand<kCopiesB> b = operand<true, kCopiesB>(p.b, p.b_stride, column, p.n, begin);
     const bool aligned = a.aligned && b.aligned;
     const std::uint32_t place_a = shared + first_place(), place_b = place_a + kM * kDepth;
     // Bytes of k from this thread's piece on, in the last stage; all stages but that are full.
-    const int left_in_last = static_cast<int>(p.k - static_cast<std::int64_t>(tiles - 1) * kDepth) -
-                             static_cast<int>(threadIdx.x) % kPieces * 16;
+    const std::int64_t in_last = p.k - begin - static_cast<std::int64_t>(tiles - 1) * kDepth;
+    const int left_in_last =
+        static_cast<int>(in_last < kDepth ? in_last : kDepth) - static_cast<int>(threadIdx.x) % kPieces * 16;
     const int tail = left_in_last >= 16 ? 16 : left_in_last > 0 ? left_in_last : 0;
     const auto gather_stage = [&](std::uint32_t to_a, std::uint32_t to_b, int tile) {
-      const std::int64_t done = std::int64_t{tile} * kDepth;
+      const std::int64_t done = begin + std::int64_t{tile} * kDepth;
       const std::int64_t left = std::int64_t{tiles - 1 - tile} * kDepth + left_in_last;
       gather_operand<false, kCopiesA>(p.a, p.a_stride, row, p.m, to_a, done, left);
       gather_operand<true, kCopiesB>(p.b, p.b_stride, column, p.n, to_b, done, left);
     };
 
-    Sums sums;
     clear(sums);
     Fragments fragments[2];
     BlockScales scales;
@@ -283,7 +308,8 @@ struct Gemm {
     };
     const auto begin_tile = [&](int tile) {
       if constexpr (kPromoted)
-        if (tile % kBlockTiles == 0) load_block_scales(p, thread_row, column, tile / kBlockTiles, scales);
+        if (tile % kBlockTiles == 0)
+          load_block_scales(p, row + thread_row(), column, (range.first + tile) / kBlockTiles, scales);
     };
     const auto end_tile = [&](int tile) {
       if constexpr (kPromoted)
@@ -298,7 +324,8 @@ struct Gemm {
         const int bytes = tile + 1 < tiles ? 16 : tail;
 #pragma unroll
         for (int i = 0; i < kCopiesA; ++i)
-          ptx::copy_asynchronously(to_a + i * kLinesAtOnce * kDepth, a.at[i], bytes, copies);
+          ptx::copy_asynchronously(to_a + i * kLinesAtOnce * kDepth, a.at[i], bytes,
+                                   copies && (!kSkipsMissingRows || a.exists[i]));
 #pragma unroll
         for (int i = 0; i < kCopiesB; ++i)
           ptx::copy_asynchronously(to_b + i * kLinesAtOnce * kDepth, b.at[i], bytes, copies);
@@ -318,7 +345,12 @@ struct Gemm {
       const auto copy_whole_stage = [&](int stage) {
         const std::uint32_t to_a = place_a + stage * kStageBytes, to_b = place_b + stage * kStageBytes;
 #pragma unroll
-        for (int i = 0; i < kCopiesA; ++i) ptx::copy_whole_asynchronously(to_a + i * kLinesAtOnce * kDepth, a.at[i]);
+        for (int i = 0; i < kCopiesA; ++i) {
+          if constexpr (kSkipsMissingRows)
+            ptx::copy_asynchronously(to_a + i * kLinesAtOnce * kDepth, a.at[i], 16, a.exists[i]);
+          else
+            ptx::copy_whole_asynchronously(to_a + i * kLinesAtOnce * kDepth, a.at[i]);
+        }
 #pragma unroll
         for (int i = 0; i < kCopiesB; ++i) ptx::copy_whole_asynchronously(to_b + i * kLinesAtOnce * kDepth, b.at[i]);
         a.advance();
@@ -409,7 +441,12 @@ struct Gemm {
         __syncthreads();
       }
     }
-    store_tile(p, thread_row, column + warp_column + lane_index % 4 * kRun, sums);
+  }
+  static __device__ __forceinline__ void compute_tile(const GemmProblem& p, std::int64_t row, std::int64_t column,
+                                                      std::uint32_t shared) {
+    Sums sums;
+    multiply_range(p, row, column, Range{0, stages_of(p)}, shared, sums);
+    store_tile(p, row + thread_row(), column + thread_column(), sums);
   }
 
   // ---- epilogue ----------------------------------------------------------------------------------------------------
@@ -511,18 +548,82 @@ struct Gemm {
 
   // ---- the kernel --------------------------------------------------------------------------------------------------
 
+  // Which tile block `index` of a grid computes: groups of row tiles, all columns of a group before the next.
+  struct Tile {
+    std::int64_t row, column;
+  };
+  static __device__ __forceinline__ Tile tile_at(const Parameters& parameters, unsigned index) {
+    const unsigned in_group = kRasterGroup * static_cast<unsigned>(parameters.tiles_columns);
+    const unsigned group = index / in_group, first = group * kRasterGroup;
+    const unsigned height = min(static_cast<unsigned>(parameters.tiles_rows) - first, unsigned{kRasterGroup});
+    const unsigned rest = index - group * in_group;
+    return Tile{std::int64_t{first + rest % height} * kM, std::int64_t{rest / height} * kN};
+  }
+
   static __device__ __forceinline__ void run(const Parameters& parameters) {
     extern __shared__ __align__(128) std::uint8_t shared_memory[];
     ptx::wait_for_previous_kernel();
     ptx::allow_next_kernel();
-    // Groups of row tiles, all columns of a group before the next.
-    const unsigned index = blockIdx.x, in_group = kRasterGroup * static_cast<unsigned>(parameters.tiles_columns);
-    const unsigned group = index / in_group, first = group * kRasterGroup;
-    const unsigned height = min(static_cast<unsigned>(parameters.tiles_rows) - first, unsigned{kRasterGroup});
-    const unsigned rest = index - group * in_group;
-    const std::int64_t row = first + rest % height, column = rest / height;
-    compute_tile(parameters.problem, row * kM, column * kN, ptx::shared_address(shared_memory));
+    const Tile tile = tile_at(parameters, blockIdx.x);
+    const GemmProblem& p = parameters.problem;
+    const int stages = stages_of(p);
+    Range range{0, stages};
+    if (parameters.parts > 1) {
+      range.first = static_cast<int>(blockIdx.y) * parameters.blocks_of_part * kBlockTiles;
+      range.count = min(parameters.blocks_of_part * kBlockTiles, stages - range.first);
+    }
+    Sums sums;
+    multiply_range(p, tile.row, tile.column, range, ptx::shared_address(shared_memory), sums);
+    if (parameters.parts > 1)
+      store_part(parameters, sums);
+    else
+      store_tile(p, tile.row + thread_row(), tile.column + thread_column(), sums);
   }
+
+  // ---- split k -----------------------------------------------------------------------------------------------------
+  // A part's sums stand in the workspace as threads hold them: four of one thread side by side, then the next thread's.
+
+  static constexpr int kQuads = kRowsOfWarp * kColumnsOfWarp;
+  using Quad = std::conditional_t<kFloat, float4, int4>;
+
+  static __device__ __forceinline__ Quad* part_at(const Parameters& parameters, unsigned part) {
+    return static_cast<Quad*>(parameters.partial) +
+           (std::int64_t{part} * gridDim.x + blockIdx.x) * (kQuads * kThreads) + threadIdx.x;
+  }
+  static __device__ __forceinline__ void store_part(const Parameters& parameters, const Sums& sums) {
+    Quad* to = part_at(parameters, blockIdx.y);
+#pragma unroll
+    for (int i = 0; i < kRowsOfWarp; ++i)
+#pragma unroll
+      for (int j = 0; j < kColumnsOfWarp; ++j, to += kThreads)
+        *to = Quad{sums[i][j][0], sums[i][j][1], sums[i][j][2], sums[i][j][3]};
+  }
+
+  // The second kernel: a tile's parts in ascending order of k.
+  static __device__ __forceinline__ void run_sum(const Parameters& parameters) {
+    ptx::wait_for_previous_kernel();
+    ptx::allow_next_kernel();
+    const Tile tile = tile_at(parameters, blockIdx.x);
+    Sums sums;
+    clear(sums);
+#pragma unroll 2
+    for (int part = 0; part < parameters.parts; ++part) {
+      const Quad* from = part_at(parameters, static_cast<unsigned>(part));
+#pragma unroll
+      for (int i = 0; i < kRowsOfWarp; ++i)
+#pragma unroll
+        for (int j = 0; j < kColumnsOfWarp; ++j, from += kThreads) {
+          const Quad quad = *from;
+          add(sums[i][j][0], quad.x);
+          add(sums[i][j][1], quad.y);
+          add(sums[i][j][2], quad.z);
+          add(sums[i][j][3], quad.w);
+        }
+    }
+    store_tile(parameters.problem, tile.row + thread_row(), tile.column + thread_column(), sums);
+  }
+  static __device__ __forceinline__ void add(float& sum, float part) { sum = __fadd_rn(sum, part); }
+  static __device__ __forceinline__ void add(std::int32_t& sum, std::int32_t part) { sum += part; }
 
   // One product an expert; the tiles that there are come from grouped_schedule.cu. Columns of a row tile lie side by side, so
   // that an expert's weights pass through L2 once for as many row tiles as are at work.

@@ -12,6 +12,6 @@ namespace evergemm::portable {
 // By memory class and row: what gives the kernel, or null where this binary has none. Generated.
 using KernelOf = const void* (*)();
 using Kernels = std::array<std::array<KernelOf, plan_tables::kPortableRows>, 3>;
-extern const Kernels kKernels, kGroupedKernels;
+extern const Kernels kKernels, kGroupedKernels, kSumKernels;
 
 }  // namespace evergemm::portable

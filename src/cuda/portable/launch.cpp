@@ -14,9 +14,7 @@
 namespace evergemm::portable {
 namespace {
 
-using plan_tables::kPortableArchitectures;
 using plan_tables::kPortableRows;
-using plan_tables::MemoryClass;
 using plan_tables::PortableTile;
 
 std::string describe(const GemmProblem& problem) {
@@ -54,13 +52,13 @@ Row::Prepared& prepared_row(const PortableTile& tile, Row& row, const Device& de
   return prepared;
 }
 
-// Enqueues `blocks` blocks of the row's kernel with one argument.
-cudaError_t launch_blocks(const PortableTile& tile, const Row& row, std::int64_t blocks, void* argument,
-                          cudaStream_t stream, bool overlap) {
+// Enqueues `blocks` x `parts` blocks of a kernel of that tile with one argument.
+cudaError_t launch_blocks(const void* kernel, const PortableTile& tile, std::int32_t shared_memory, std::int64_t blocks,
+                          std::int32_t parts, void* argument, cudaStream_t stream, bool overlap) {
   cudaLaunchConfig_t config{};
-  config.gridDim = dim3(static_cast<unsigned>(blocks));
+  config.gridDim = dim3(static_cast<unsigned>(blocks), static_cast<unsigned>(parts));
   config.blockDim = dim3(static_cast<unsigned>(plan_tables::threads_of(tile)));
-  config.dynamicSmemBytes = static_cast<std::size_t>(plan_tables::shared_memory_of(tile));
+  config.dynamicSmemBytes = static_cast<std::size_t>(shared_memory);
   config.stream = stream;
   cudaLaunchAttribute attribute{};
   attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
@@ -68,7 +66,7 @@ cudaError_t launch_blocks(const PortableTile& tile, const Row& row, std::int64_t
   config.attrs = &attribute;
   config.numAttrs = overlap ? 1 : 0;
   void* arguments[] = {argument};
-  return cudaLaunchKernelExC(&config, row.kernel_of(), arguments);
+  return cudaLaunchKernelExC(&config, kernel, arguments);
 }
 
 std::string describe(const GroupedGemmProblem& problem) {
@@ -77,24 +75,31 @@ std::string describe(const GroupedGemmProblem& problem) {
          name(problem.output_dtype) + ", form " + std::to_string(static_cast<int>(problem.form));
 }
 
-MemoryClass memory_class_of(Architecture architecture) {
-  for (const plan_tables::PortableArchitecture& entry : kPortableArchitectures)
-    if (entry.architecture == architecture) return entry.memory;
-  return MemoryClass::small;
+std::size_t memory_class_of(Architecture architecture) {
+  return static_cast<std::size_t>(plan_tables::entry_of(architecture).memory);
+}
+const PortableTile& tile_of(std::size_t memory, std::size_t row) {
+  return plan_tables::portable_rows_of(static_cast<plan_tables::MemoryClass>(memory))[row];
 }
 
 }  // namespace
 
-Status launch(const char* name, const PortableTile& tile, Row& row, const GemmProblem& problem, cudaStream_t stream,
-              bool overlap) {
+Status launch(const char* name, const PortableTile& tile, Row& row, const GemmProblem& problem, std::int32_t parts,
+              void* workspace, cudaStream_t stream, bool overlap) {
   const Row::Prepared& prepared = prepared_row(tile, row, problem.device);
   if (prepared.error != cudaSuccess) return cuda::cuda_failure(name, describe(problem), prepared.error);
   Parameters p{};
   p.problem = problem;
   p.tiles_rows = static_cast<std::int32_t>((problem.m - 1) / tile.m + 1);  // why_not() has checked the ranges
   p.tiles_columns = static_cast<std::int32_t>((problem.n - 1) / tile.n + 1);
-  const cudaError_t error =
-      launch_blocks(tile, row, std::int64_t{p.tiles_rows} * p.tiles_columns, &p, stream, overlap && prepared.overlaps);
+  p.parts = parts;
+  p.blocks_of_part = static_cast<std::int32_t>(plan_tables::blocks_of_part(problem.k, parts));
+  p.partial = workspace;
+  const std::int64_t tiles = std::int64_t{p.tiles_rows} * p.tiles_columns;
+  cudaError_t error = launch_blocks(row.kernel_of(), tile, plan_tables::shared_memory_of(tile), tiles, parts, &p,
+                                    stream, overlap && prepared.overlaps);
+  if (error == cudaSuccess && parts > 1)
+    error = launch_blocks(row.sum_kernel_of(), tile, 0, tiles, 1, &p, stream, prepared.overlaps);
   return error == cudaSuccess ? Status() : cuda::cuda_failure(name, describe(problem), error);
 }
 
@@ -119,9 +124,9 @@ Status launch_grouped(const char* name, const PortableTile& tile, Row& row, cons
   if (error == cudaSuccess && problem.clear_unowned)
     error = launch_clear(problem, p.schedule, prepared.multiprocessors, stream, overlaps);
   if (error == cudaSuccess)
-    error = launch_blocks(tile, row,
-                          std::clamp<std::int64_t>(layout.row_tile_limit * p.tiles_columns, 1, prepared.resident), &p,
-                          stream, overlaps);
+    error = launch_blocks(row.kernel_of(), tile, plan_tables::shared_memory_of(tile),
+                          std::clamp<std::int64_t>(layout.row_tile_limit * p.tiles_columns, 1, prepared.resident), 1,
+                          &p, stream, overlaps);
   return error == cudaSuccess ? Status() : cuda::cuda_failure(name, describe(problem), error);
 }
 
@@ -129,31 +134,32 @@ namespace {
 
 using RowTable = std::array<std::array<Row, kPortableRows>, 3>;
 
-bool fill(RowTable& rows, const Kernels& kernels) {
+bool fill(RowTable& rows, const Kernels& kernels, const Kernels* sums) {
   for (std::size_t memory = 0; memory < rows.size(); ++memory)
-    for (std::size_t row = 0; row < kPortableRows; ++row) rows[memory][row].kernel_of = kernels[memory][row];
+    for (std::size_t row = 0; row < kPortableRows; ++row) {
+      rows[memory][row].kernel_of = kernels[memory][row];
+      if (sums != nullptr) rows[memory][row].sum_kernel_of = (*sums)[memory][row];
+    }
   return true;
 }
 
 }  // namespace
 
-Status launch(const Plan& plan, std::int32_t row, const GemmProblem& problem, cudaStream_t stream, bool overlap) {
+Status launch(const Plan& plan, std::int32_t row, const GemmProblem& problem, void* workspace, cudaStream_t stream,
+              bool overlap) {
   static RowTable rows;
-  [[maybe_unused]] static const bool filled = fill(rows, kKernels);
-  const MemoryClass memory = memory_class_of(plan.architecture);
-  const std::size_t index = static_cast<std::size_t>(row);
-  return launch(plan.name, plan_tables::portable_rows_of(memory)[index], rows[static_cast<std::size_t>(memory)][index],
-                problem, stream, overlap);
+  [[maybe_unused]] static const bool filled = fill(rows, kKernels, &kSumKernels);
+  const std::size_t memory = memory_class_of(plan.architecture), index = static_cast<std::size_t>(row);
+  return launch(plan.name, tile_of(memory, index), rows[memory][index], problem, plan.split_k, workspace, stream,
+                overlap);
 }
 
 Status launch_grouped(const Plan& plan, std::int32_t row, const GroupedGemmProblem& problem, void* workspace,
                       cudaStream_t stream, bool overlap) {
   static RowTable rows;
-  [[maybe_unused]] static const bool filled = fill(rows, kGroupedKernels);
-  const MemoryClass memory = memory_class_of(plan.architecture);
-  const std::size_t index = static_cast<std::size_t>(row);
-  return launch_grouped(plan.name, plan_tables::portable_rows_of(memory)[index],
-                        rows[static_cast<std::size_t>(memory)][index], problem, workspace, stream, overlap);
+  [[maybe_unused]] static const bool filled = fill(rows, kGroupedKernels, nullptr);
+  const std::size_t memory = memory_class_of(plan.architecture), index = static_cast<std::size_t>(row);
+  return launch_grouped(plan.name, tile_of(memory, index), rows[memory][index], problem, workspace, stream, overlap);
 }
 
 }  // namespace evergemm::portable

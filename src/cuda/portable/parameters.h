@@ -13,6 +13,9 @@ namespace evergemm::portable {
 struct Parameters {
   GemmProblem problem;
   std::int32_t tiles_rows, tiles_columns;
+  std::int32_t parts;           // of k, each a block of the grid's second dimension
+  std::int32_t blocks_of_part;  // of 128 of k
+  void* partial;                // sums of the parts, where there are several
 };
 
 // Tiles of rows that one expert owns, found on the device: nobody else knows how many rows an expert has.

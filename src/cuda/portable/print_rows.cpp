@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Prints plan/portable.h for cmake/PortableInstances.cmake, which runs it while configuring: one line an architecture ("sm80",
 // memory class), then one a row (name, memory class, index, whether
-// it is compiled for grouped products too).
+// it is compiled for grouped products too, whether it may split k).
 #include <cstdio>
 
 #include "plan/portable.h"
@@ -47,8 +47,8 @@ int main() {
   for (const MemoryClass memory : {MemoryClass::turing, MemoryClass::small, MemoryClass::large}) {
     int index = 0;
     for (const PortableTile& tile : portable_rows_of(memory))
-      std::printf("row %s %d %d %d\n", name_of(tile).text.data(), static_cast<int>(memory), index++,
-                  has_grouped(tile) ? 1 : 0);
+      std::printf("row %s %d %d %d %d\n", name_of(tile).text.data(), static_cast<int>(memory), index++,
+                  has_grouped(tile) ? 1 : 0, may_split(tile) ? 1 : 0);
   }
   return 0;
 }
