@@ -4,9 +4,11 @@
     row_bench cells.tsv rows.tsv "int8,fast,block" "256,512,1024,4096" "6144x4096,7168x8192"      (on the device)
     python bench/tune.py fit rows.tsv [rows.tsv ...] --kind fast [--hold-out 3]
     python bench/tune.py judge rows.tsv [rows.tsv ...]                                             (asks evergemm.explain)
+    python bench/tune.py portable rows.tsv [rows.tsv ...] --kind int8 --multiprocessors 108        (row_bench ... portable)
 
 `fit` prints TileCost numbers for every row and, with --hold-out N, what choosing by them loses on every Nth shape when it was
-not fitted. `judge` prints what the library's own choice loses against the best row, by kind and range of m. The table is
+not fitted. `judge` prints what the library's own choice loses against the best row, by kind and range of m. `portable` prints
+PortableCost numbers (src/plan/portable.h) for the card that the sweep was taken on, whatever GPU it is. The table is
 edited by hand from this. Must not go here: timing.
 """
 
@@ -18,6 +20,8 @@ import csv
 import math
 import re
 from collections.abc import Iterable
+
+import portable_costs
 
 Key = tuple[str, int, int, int]  # kind, n, k, m
 RESIDENT = {1: 132, 2: 66, 4: 31}  # clusters of that size that an H100 holds at a time
@@ -151,6 +155,11 @@ def main() -> None:
     command = commands.add_parser("judge")
     command.add_argument("files", nargs="+")
     command.set_defaults(run=run_judge)
+    command = commands.add_parser("portable")
+    command.add_argument("files", nargs="+")
+    command.add_argument("--kind", required=True, choices=["int8", "fast", "promoted", "block"])
+    command.add_argument("--multiprocessors", type=int, required=True, help="of the card that the sweep was taken on")
+    command.set_defaults(run=lambda given: portable_costs.fit(read(given.files), given.kind, given.multiprocessors))
     arguments = parser.parse_args()
     arguments.run(arguments)
 
