@@ -10,7 +10,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # What builds the package inside .venv; a later torch of the floor or newer that is already there is kept.
 BUILD_REQUIREMENTS := 'torch>=2.10' 'scikit-build-core>=0.11' 'cmake>=3.26' 'ninja>=1.10'
 
-.PHONY: help demo test bench gpu-test gpu-sanitize abi-matrix fuzz sanitize lint gates wheel release-wheel clean
+.PHONY: help demo test bench gpu-test gpu-sanitize abi-matrix fuzz sanitize lint gates wheel full-wheel release-wheel clean
 help:
 	@echo 'make demo           quantize a real model to int8 and fp8 and measure it'
 	@echo 'make test           every C++ and Python test'
@@ -22,7 +22,8 @@ help:
 	@echo 'make fuzz           libFuzzer on validator and planner (SECONDS_EACH=60)'
 	@echo 'make lint gates     formatting; what the sources may not contain'
 	@echo 'make wheel          dist/evergemm-*.whl, judged by tools/check_wheel.py'
-	@echo 'make release-wheel  the same for glibc 2.28, with a manylinux tag'
+	@echo 'make full-wheel     the same with every GPU architecture: its time and size, judged (nvcc, no GPU)'
+	@echo 'make release-wheel  the wheel for glibc 2.28, with a manylinux tag'
 
 demo: .venv/.build-requirements
 	pip install --quiet --no-build-isolation '.[demo]'
@@ -76,6 +77,10 @@ wheel: .venv/.build-requirements
 	rm -rf dist
 	EVERGEMM_ARCHS=$${EVERGEMM_ARCHS:-none} pip wheel --quiet --no-deps --no-build-isolation -w dist .
 	python tools/check_wheel.py dist/evergemm-*.whl
+
+full-wheel: .venv/.build-requirements
+	pip install --quiet --group gates
+	python tools/full_wheel.py
 
 release-wheel: .venv/.build-requirements
 	pip install --quiet --group gates --group release

@@ -50,7 +50,7 @@ class Limits:
     glibcxx: tuple[int, ...] = (3, 4, 30)  # g++ 12
     cxxabi: tuple[int, ...] = (1, 3, 13)
     cpu_bytes: int = 4 * MEBIBYTE
-    cuda_bytes: int = 60 * MEBIBYTE
+    cuda_bytes: int = 60_000_000
 
 
 @dataclass
