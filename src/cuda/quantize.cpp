@@ -31,7 +31,7 @@ cudaError_t launch(const QuantizeProblem& problem, cudaStream_t stream) {
       scaled.group_rows = problem.rows;
       scaled.group_columns = 0;
       scaled.scale_row_stride = scaled.scale_group_stride = 0;
-      if (rows_kernel_runs(scaled)) return launch_rows_kernel(scaled, stream);
+      if (rows_kernel_runs(scaled)) return launch_rows_kernel(scaled, stream, true);
       scaled.group_rows = 1;  // a block of threads a row
       return launch_blocks_kernel(scaled, stream);
     }

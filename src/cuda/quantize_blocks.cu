@@ -10,6 +10,7 @@
 #include "cuda/device.h"
 #include "cuda/quantize_kernels.h"
 #include "cuda/quantize_values.cuh"
+#include "cuda/quantize_vector.cuh"
 
 namespace evergemm::cuda {
 namespace {
@@ -166,24 +167,22 @@ __global__ void __launch_bounds__(kThreads)
   const std::int64_t thread = blockIdx.x * std::int64_t{kThreads} + threadIdx.x,
                      threads = std::int64_t{gridDim.x} * kThreads;
   if (by_vectors) {
-    struct alignas(16) Vector {
-      Bits bits[kVector];
-    };
     const std::int64_t in_row = p.columns / kVector, vectors = p.rows * in_row;
+    const bool without_gaps = p.x_stride == p.columns;
     constexpr int kAhead = 4;
+    LargestMagnitude<Element> largest;
     for (std::int64_t v = thread; v < vectors; v += threads * kAhead) {
-      Vector loaded[kAhead] = {};
+      Vector<Element> loaded[kAhead];
 #pragma unroll
       for (int i = 0; i < kAhead; ++i) {
-        const std::int64_t at = v + i * threads;
-        if (at < vectors)
-          loaded[i] = *reinterpret_cast<const Vector*>(x + at / in_row * p.x_stride + at % in_row * kVector);
+        const std::int64_t at = min(v + i * threads, vectors - 1);  // the last one again changes no maximum
+        loaded[i] =
+            Vector<Element>::load(x, without_gaps ? at * kVector : at / in_row * p.x_stride + at % in_row * kVector);
       }
 #pragma unroll
-      for (int i = 0; i < kAhead; ++i)
-#pragma unroll
-        for (int e = 0; e < kVector; ++e) absmax = max(absmax, magnitude_bits(Element::widen(loaded[i].bits[e])));
+      for (int i = 0; i < kAhead; ++i) largest.add(loaded[i]);
     }
+    absmax = largest.bits();
   } else {
     for (std::int64_t e = thread; e < p.rows * p.columns; e += threads)
       absmax = max(absmax, magnitude_bits(Element::widen(x[e / p.columns * p.x_stride + e % p.columns])));

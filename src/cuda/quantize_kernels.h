@@ -10,9 +10,9 @@
 namespace evergemm::cuda {
 
 // quantize_rows.cu: a block of threads a row, 8 columns a thread and load, values kept in registers between the pass that
-// finds the scale and the pass that uses it.
+// finds the scale and the pass that uses it. from_the_end: rows in descending order, for what was just read in ascending order.
 bool rows_kernel_runs(const QuantizeProblem& problem);
-cudaError_t launch_rows_kernel(const QuantizeProblem& problem, cudaStream_t stream);
+cudaError_t launch_rows_kernel(const QuantizeProblem& problem, cudaStream_t stream, bool from_the_end = false);
 
 // quantize_blocks.cu: a block of threads a scale block of any size and layout; reads its values twice. Runs everything.
 cudaError_t launch_blocks_kernel(const QuantizeProblem& problem, cudaStream_t stream);

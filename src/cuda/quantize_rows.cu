@@ -17,7 +17,7 @@ namespace {
 
 constexpr int kMostThreads = 1024, kMostVectors = 4;  // vectors of a row that a thread keeps in registers
 constexpr int kMostColumns = kMostThreads * kMostVectors * kVector;
-// x of a row in shared memory, for the sum of squares; more would need an opt-in.
+// x of a row in shared memory, for the sum of squares; with what follows it more than 48 KB would need an opt-in.
 constexpr std::int64_t kMostStagedBytes = 40 * 1024;
 
 // The same value in every thread of the block. Each reduction of a kernel has a scratch of its own.
@@ -53,28 +53,40 @@ __device__ __forceinline__ float unordered(std::uint32_t key) {
   return __uint_as_float((key & 0x80000000u) != 0 ? key & 0x7fffffffu : ~key);
 }
 
+// Columns that the sum of squares takes at a time: two groups of sixteen for each lane, one loaded while the other is added.
+constexpr int kSquaresAhead = 16, kSquareColumns = 2 * kSquaresAhead * kWarp;
+
 // The row's 1 / sqrt(mean of squares + eps) in every thread: a lane of the first warp adds each 32nd column of `staged`, then
-// a tree.
+// a tree. staged_columns: a multiple of kSquareColumns; behind the row are zeros, whose squares change no sum. Half as many
+// columns more are loaded and not used.
 template <class Element>
 __device__ __forceinline__ float factor_of(const QuantizeProblem& p, const typename Element::Bits* staged,
-                                           float& shared_factor) {
+                                           int staged_columns, float& shared_factor) {
   static_assert(numerics::kSquarePartials == kWarp);
   __syncthreads();
   if (threadIdx.x < kWarp) {
+    const typename Element::Bits* from = staged + threadIdx.x;
+    typename Element::Bits even[kSquaresAhead], odd[kSquaresAhead];
+#pragma unroll
+    for (int i = 0; i < kSquaresAhead; ++i) even[i] = from[i * kWarp];
     float sum = 0;
-    const int columns = static_cast<int>(p.columns);
-    int column = threadIdx.x;
-    constexpr int kAhead = 16;  // one sum hangs on the other; the loads need not
-    for (; column + (kAhead - 1) * kWarp < columns; column += kAhead * kWarp) {
-      float x[kAhead];
+#pragma unroll 1
+    for (int left = staged_columns; left > 0; left -= kSquareColumns) {  // each sum hangs on the one before it
 #pragma unroll
-      for (int i = 0; i < kAhead; ++i) x[i] = Element::widen(staged[column + i * kWarp]);
+      for (int i = 0; i < kSquaresAhead; ++i) odd[i] = from[(kSquaresAhead + i) * kWarp];
 #pragma unroll
-      for (int i = 0; i < kAhead; ++i) sum = numerics::fma32(x[i], x[i], sum);
-    }
-    for (; column < columns; column += kWarp) {
-      const float x = Element::widen(staged[column]);
-      sum = numerics::fma32(x, x, sum);
+      for (int i = 0; i < kSquaresAhead; ++i) {
+        const float x = Element::widen(even[i]);
+        sum = numerics::fma32(x, x, sum);
+      }
+      from += kSquareColumns;
+#pragma unroll
+      for (int i = 0; i < kSquaresAhead; ++i) even[i] = from[i * kWarp];
+#pragma unroll
+      for (int i = 0; i < kSquaresAhead; ++i) {
+        const float x = Element::widen(odd[i]);
+        sum = numerics::fma32(x, x, sum);
+      }
     }
 #pragma unroll
     for (int half = kWarp / 2; half > 0; half /= 2) sum = numerics::add32(sum, __shfl_down_sync(~0u, sum, half));
@@ -122,6 +134,7 @@ struct Groups {
   int lanes;            // that share a scale block within a row (1, 2, .. 32), or 0 where the block is the whole row
   unsigned given_rows;  // with_given_scale: rows and vectors of a block; 0 vectors: the whole row
   unsigned given_vectors;
+  bool from_the_end;  // rows in descending order: their ends were read just before, and are still in L2
 };
 
 // The maxima of groups of `lanes` lanes for kCount vectors of each lane. Where a group has at least kCount lanes, lane l ends
@@ -163,7 +176,7 @@ __global__ void __launch_bounds__(kThreads)
   constexpr bool kCopies = kSource == QuantizeSource::copy;
   constexpr bool kSixteenBits = kCopies && sizeof(Bits) == 2;
   wait_for_previous_kernel();
-  const std::int64_t row = blockIdx.x;
+  const std::int64_t row = groups.from_the_end ? gridDim.x - 1 - blockIdx.x : blockIdx.x;
   const int vectors = static_cast<int>(p.columns / kVector);
   const int first_vector = static_cast<int>(blockIdx.y * kVectors * blockDim.x + threadIdx.x);
   const Bits* x = static_cast<const Bits*>(p.x) + row * p.x_stride;
@@ -214,10 +227,15 @@ __global__ void __launch_bounds__(kThreads)
     }
 #pragma unroll
     for (int i = 0; i < kVectors; ++i) {
-      if (vector[i] < vectors) *reinterpret_cast<Vector<Element>*>(staged + vector[i] * kVector) = inputs[i];
+      *reinterpret_cast<Vector<Element>*>(staged + vector[i] * kVector) =
+          vector[i] < vectors ? inputs[i] : Vector<Element>{};
       if (weight_by_vectors) weights[i] = Vector<Element>::load(weight, min(vector[i], vectors - 1) * kVector);
     }
-    const float factor = factor_of<Element>(p, staged, shared_factor);
+    const int taken = static_cast<int>(blockDim.x) * kVectors,
+              staged_columns = (taken * kVector + kSquareColumns - 1) / kSquareColumns * kSquareColumns;
+    for (int zeros = taken + static_cast<int>(threadIdx.x); zeros < staged_columns / kVector; zeros += blockDim.x)
+      *reinterpret_cast<Vector<Element>*>(staged + zeros * kVector) = Vector<Element>{};
+    const float factor = factor_of<Element>(p, staged, staged_columns, shared_factor);
     if (numerics::is_nan(factor) && residual != nullptr) canonical_nans<Element>(residual, static_cast<int>(p.columns));
 #pragma unroll
     for (int i = 0; i < kVectors; ++i) {
@@ -401,9 +419,8 @@ const void* kernel_for(const QuantizeProblem& p, int vectors) {
   return kernel_for<Element, QuantizeSource::copy, Rounding::symmetric>(vectors);
 }
 
-std::int64_t staged_bytes(const QuantizeProblem& p) {
-  if (p.source != QuantizeSource::rms_norm) return 0;
-  return p.columns * size_in_bytes(p.x_dtype);
+std::int64_t staged_bytes(const QuantizeProblem& p, std::int64_t columns) {
+  return p.source == QuantizeSource::rms_norm ? columns * size_in_bytes(p.x_dtype) : 0;
 }
 
 }  // namespace
@@ -422,13 +439,13 @@ bool rows_kernel_runs(const QuantizeProblem& p) {
   const std::int64_t element = size_in_bytes(p.x_dtype), vector_bytes = 16;
   if (!aligned(p.x, p.x_stride * element, vector_bytes, p.rows) || !aligned(p.q, p.q_stride, kVector, p.rows))
     return false;
-  if (staged_bytes(p) > kMostStagedBytes) return false;
+  if (staged_bytes(p, p.columns) > kMostStagedBytes) return false;
   if (p.residual != nullptr && !aligned(p.residual, p.residual_stride * element, vector_bytes, p.rows)) return false;
   if (p.gated && p.columns * element % vector_bytes != 0) return false;
   return true;
 }
 
-cudaError_t launch_rows_kernel(const QuantizeProblem& problem, cudaStream_t stream) {
+cudaError_t launch_rows_kernel(const QuantizeProblem& problem, cudaStream_t stream, bool from_the_end) {
   const std::int64_t vectors = problem.columns / kVector;
   // Few rows: as many threads as there are vectors, for the shortest way. Many: several vectors a thread, for loads in flight.
   constexpr std::int64_t kFewRows = 264;
@@ -447,7 +464,8 @@ cudaError_t launch_rows_kernel(const QuantizeProblem& problem, cudaStream_t stre
   const void* kernel = problem.x_dtype == DType::bfloat16  ? kernel_for<Bfloat16>(problem, kept)
                        : problem.x_dtype == DType::float16 ? kernel_for<Float16>(problem, kept)
                                                            : kernel_for<Float32>(problem, kept);
-  const auto staged = static_cast<std::size_t>(staged_bytes(problem));
+  const auto staged = static_cast<std::size_t>(staged_bytes(
+      problem, (threads * kept * kVector + kSquareColumns - 1) / kSquareColumns * kSquareColumns + kSquareColumns / 2));
   QuantizeProblem argument = problem;
   constexpr std::int64_t kMost = std::numeric_limits<std::int32_t>::max();
   Groups groups;
@@ -455,6 +473,7 @@ cudaError_t launch_rows_kernel(const QuantizeProblem& problem, cudaStream_t stre
   groups.given_rows = static_cast<unsigned>(std::clamp<std::int64_t>(problem.group_rows, 1, kMost));
   groups.given_vectors =
       problem.group_columns >= problem.columns ? 0 : static_cast<unsigned>(problem.group_columns / kVector);
+  groups.from_the_end = from_the_end;
   void* arguments[] = {&argument, &groups};
   const dim3 blocks(static_cast<unsigned>(problem.rows), static_cast<unsigned>(blocks_of_row));
   return launch_overlapping(kernel, blocks, static_cast<unsigned>(threads), staged, stream, arguments);
