@@ -79,8 +79,8 @@ inline constexpr std::array kSm90Tiles = {
     TileConfig{Mainloop::fp8_promoted, 128, 128, 128,  6, 2, 1, 1, Schedule::cooperative, false},
     TileConfig{Mainloop::fp8_promoted, 128, 128, 128,  6, 2, 2, 1, Schedule::cooperative, false},
     TileConfig{Mainloop::fp8_promoted, 256,  96, 128,  4, 1, 2, 1, Schedule::cooperative, false},
-    TileConfig{Mainloop::fp8_promoted, 256, 128, 128,  4, 1, 2, 1, Schedule::cooperative, false},
-    TileConfig{Mainloop::fp8_promoted, 256, 128, 128,  4, 2, 1, 1, Schedule::cooperative, false},
+    TileConfig{Mainloop::fp8_promoted, 256, 128, 128,  3, 1, 2, 1, Schedule::cooperative, false},
+    TileConfig{Mainloop::fp8_promoted, 256, 128, 128,  3, 2, 1, 1, Schedule::cooperative, false},
 };
 // clang-format on
 

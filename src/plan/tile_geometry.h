@@ -12,7 +12,7 @@ namespace evergemm::plan_tables {
 inline constexpr std::int32_t kSm90SharedMemory = 232448;  // bytes a block of compute capability 9.0 may ask for
 inline constexpr std::int32_t kSlabRows = 64;              // rows of one wgmma
 inline constexpr std::int32_t kSwizzleBytes = 128;         // bytes of k in one TMA box: the widest swizzle
-inline constexpr std::int32_t kStagingBuffers = 2;         // output chunks of a warpgroup under way at the same time
+inline constexpr std::int32_t kLeastStagingBuffers = 2;    // output chunks of a warpgroup under way at the same time
 inline constexpr std::int32_t kMostExperts = 512;          // that a grouped tile's table of experts holds
 inline constexpr std::int32_t kExpertBytes = 16;           // of an entry of that table
 inline constexpr std::int32_t kTableHeaderBytes = 128;     // before its entries
@@ -27,6 +27,7 @@ struct Geometry {
   std::int32_t scale_box, scale_copies;    // block scales of a stage: values of a copy, copies 128 tokens apart
   std::int32_t scale_bytes, scale_slot;
   std::int32_t chunk_columns, chunks, chunk_bytes;  // the epilogue stores 64 rows x chunk_columns at a time
+  std::int32_t staging_buffers;                     // chunks of a warpgroup that have a place of their own
   std::int32_t vector_buffers,
       vector_bytes;            // a tile's column vectors: fp32 scale, int32 zero point (int8), 16-bit bias
   std::int32_t partial_bytes;  // split_k: the other CTAs' sums
@@ -38,7 +39,7 @@ struct Geometry {
 // Bytes of column vectors for one column.
 constexpr std::int32_t vector_bytes_per_column(Mainloop mainloop) { return mainloop == Mainloop::int8 ? 10 : 6; }
 
-constexpr Geometry geometry_with_chunk(const TileConfig& config, std::int32_t chunk_columns) {
+constexpr Geometry geometry_with_chunk(const TileConfig& config, std::int32_t chunk_columns, bool whole_share = false) {
   const bool pingpong = config.schedule == Schedule::pingpong;
   Geometry g{};
   g.consumer_warpgroups = config.schedule == Schedule::basic ? 1 : 2;
@@ -61,6 +62,7 @@ constexpr Geometry geometry_with_chunk(const TileConfig& config, std::int32_t ch
   g.chunk_columns = chunk_columns;
   g.chunks = (config.n + chunk_columns - 1) / chunk_columns;
   g.chunk_bytes = kSlabRows * chunk_columns * 2;
+  g.staging_buffers = whole_share ? g.slabs * g.chunks : kLeastStagingBuffers;
   g.vector_buffers = pingpong ? 2 : 1;
   g.vector_bytes = config.n * vector_bytes_per_column(config.mainloop);
   g.partial_bytes = (config.split_k - 1) * config.m * config.n * 4;
@@ -75,7 +77,7 @@ constexpr Geometry geometry_with_chunk(const TileConfig& config, std::int32_t ch
   };
   g.at_rows = take(config.stages * g.rows_bytes);
   g.at_columns = take(config.stages * g.columns_bytes);
-  g.at_staging = take(g.consumer_warpgroups * kStagingBuffers * g.chunk_bytes);
+  g.at_staging = take(g.consumer_warpgroups * g.staging_buffers * g.chunk_bytes);
   g.at_scales = take(config.stages * g.scale_slot);
   // pairs full, empty: stages, vectors, partial sums; and where block scales may be copied by plain loads, one a stage
   const bool scaled = config.mainloop == Mainloop::fp8_promoted;
@@ -87,11 +89,16 @@ constexpr Geometry geometry_with_chunk(const TileConfig& config, std::int32_t ch
   return g;
 }
 
-// Chunks are 64 columns where that fits the tile's width and shared memory, else 32; where they do not divide the width,
+// Promoted tiles, whose epilogue only rounds, stage a warpgroup's whole share where shared memory has room for that. Else
+// chunks are 64 columns where that fits the tile's width and shared memory, else 32; where they do not divide the width,
 // the last chunk overlaps the one before it and writes the same values again.
 constexpr Geometry geometry(const TileConfig& config) {
   if (config.n <= 32) return geometry_with_chunk(config, config.n);
   const bool wide = config.n % 64 == 0 || config.n % 64 >= 48;
+  if (wide && config.mainloop == Mainloop::fp8_promoted && !config.swap_ab && !config.grouped) {
+    const Geometry whole = geometry_with_chunk(config, 64, true);
+    if (whole.staging_buffers >= kLeastStagingBuffers && whole.total_bytes <= kSm90SharedMemory) return whole;
+  }
   const Geometry g = geometry_with_chunk(config, 64);
   return wide && g.total_bytes <= kSm90SharedMemory ? g : geometry_with_chunk(config, 32);
 }

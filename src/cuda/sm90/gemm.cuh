@@ -37,7 +37,6 @@ namespace evergemm::sm90 {
 
 using plan_tables::Geometry;
 using plan_tables::kSlabRows;
-using plan_tables::kStagingBuffers;
 using plan_tables::kSwizzleBytes;
 using plan_tables::Mainloop;
 using plan_tables::Schedule;
@@ -64,6 +63,7 @@ struct Gemm {
   static constexpr bool kCluster = kGeometry.cluster_size > 1;
   static constexpr int kProducerThread = kConsumers * 128;
   static constexpr int kVectorBuffers = kGeometry.vector_buffers;
+  static constexpr int kStagingBuffers = kGeometry.staging_buffers;
   static constexpr int kAccumulators = kColumns / 2;  // registers a slab
   using Accumulator = std::conditional_t<kFloat, float, std::int32_t>;
 
@@ -561,6 +561,10 @@ struct Gemm {
       ptx::barrier_wait(full + slot.index * 16, slot.phase);
     }
 
+    __device__ __forceinline__ bool arrived(const Slot& slot) const {
+      return ptx::barrier_passed(full + slot.index * 16, slot.phase);
+    }
+
     __device__ __forceinline__ void release(int slot) const {
       if constexpr (kPromoted) {
         if (tells_scales) ptx::barrier_arrive(full + (kStages + kVectorBuffers + 1) * 16 + slot * 8);
@@ -766,7 +770,8 @@ struct Gemm {
   }
 
   // One slab: two sets of partial sums, so that one block's products run while the block before is promoted. Two slabs: one
-  // set serves them in turn, and the other warpgroup keeps the tensor cores busy meanwhile.
+  // set serves them in turn, and the other warpgroup keeps the tensor cores busy meanwhile; whether the next stage has come is
+  // asked before the last promotion, so that the answer is there when it ends.
   static __device__ __forceinline__ void main_loop_promoted(const Arguments& p, const Cta& cta, const Ring& ring,
                                                             Slot& slot, int warpgroup, const Tile& tile, int row_offset,
                                                             bool passes_turn, float (&sums)[kSlabs][kAccumulators]) {
@@ -839,28 +844,42 @@ struct Gemm {
         finish(partial);
       }
     } else {
-      for (int block = 0; block < blocks; ++block) {
-        ring.wait(slot);
+      std::uint32_t token_scales_at = scales_from;
+      std::int64_t stride = k_stride;
+      ptx::keep(token_scales_at);
+      ptx::keep(stride);
+      bool arrived = ring.arrived(slot);
+#pragma unroll 1
+      for (int left = blocks; left > 0; --left) {
+        if (!arrived) ring.wait(slot);
         ring.issue(slot.index, 0, partial, true);
-        if (kPingpong && block + 1 == blocks) pass_turn(warpgroup, passes_turn);
-        load_token_scales(scales_from, slot.index, token_scales);
-        float next0 = weight0, next1 = weight1;
-        if (block + 1 < blocks) {
-          next0 = next_weight_scale(weights0);
-          if constexpr (kTwoBlocks) next1 = next_weight_scale(weights1);
+        if (kPingpong && left == 1) pass_turn(warpgroup, passes_turn);
+        load_token_scales(token_scales_at, slot.index, token_scales);
+        // behind the last block: the same scale again
+        weights0 += left > 1 ? stride : 0;
+        const float next0 = ptx::load_global_float(weights0);
+        float next1 = 0.0f;
+        if constexpr (kTwoBlocks) {
+          weights1 += left > 1 ? stride : 0;
+          next1 = ptx::load_global_float(weights1);
         }
+        const int taken = slot.index;
+        slot.advance();
         ptx::wgmma_wait<0>();
-        if constexpr (kSlabs == 1) ring.release(slot.index);
+        if constexpr (kSlabs == 1) {
+          ring.release(taken);
+          arrived = ring.arrived(slot);
+        }
         promote<0>(partial, sums, token_scales, weight0, weight1, second_block);
         if constexpr (kSlabs == 2) {
-          ring.issue(slot.index, 1, partial, true);
+          ring.issue(taken, 1, partial, true);
           ptx::wgmma_wait<0>();
-          ring.release(slot.index);
+          ring.release(taken);
+          arrived = ring.arrived(slot);
           promote<1>(partial, sums, token_scales, weight0, weight1, second_block);
         }
         weight0 = next0;
         weight1 = next1;
-        slot.advance();
       }
     }
   }
@@ -939,11 +958,66 @@ struct Gemm {
     const bool adds = !kGrouped && (p.bias != nullptr || (!kFloat && p.azp_adj != nullptr));
     // Grouped: what the copy engine may not store at an expert's end goes out in whole pieces of 16 bytes.
     const bool whole = !kGrouped || p.n % 8 == 0;
-    if (!adds && p.output != OutputKind::float32 && p.store_by_tma && whole)
+    const bool common = !adds && p.output != OutputKind::float32 && p.store_by_tma && whole;
+    if (kStagesShare && common && p.block_scales) {
+      if (p.output == OutputKind::float16)
+        store_share<true>(p, cta, tile, warpgroup, first_row, sums);
+      else
+        store_share<false>(p, cta, tile, warpgroup, first_row, sums);
+    } else if (common)
       store_chunks<true>(p, cta, tile, warpgroup, buffer, first_row, row_vectors, sums);
     else
       store_chunks<false>(p, cta, tile, warpgroup, buffer, first_row, row_vectors, sums);
     ptx::barrier_arrive(vectors_full(cta, buffer) + 8);
+  }
+
+  // Block scales leave an epilogue nothing but the rounding. Where a warpgroup's whole share has a place to stand, all of it is
+  // written there first: one fence and one round of stores, which nobody waits for before the next tile's end.
+  static constexpr bool kStagesShare =
+      kPromoted && !kSwap && !kGrouped && kStagingBuffers == kGeometry.slabs * kGeometry.chunks;
+  template <bool kFloat16>
+  static __device__ __forceinline__ void store_share(const Arguments& p, const Cta& cta, const Tile& tile,
+                                                     int warpgroup, int first_row,
+                                                     const Accumulator (&sums)[kSlabs][kAccumulators]) {
+    constexpr int kLines = kGeometry.output_box_outer, kLineBytes = kGeometry.output_box_inner * 2;
+    const int lane = threadIdx.x % 32, in_matrix = lane % 8, half = lane / 8 % 2, second = lane / 16;
+    const int warp = __shfl_sync(~0u, static_cast<int>(threadIdx.x / 32 % 4), 0);
+    const std::uint32_t staging = cta.base + kGeometry.at_staging +
+                                  warpgroup * kStagingBuffers * kGeometry.chunk_bytes + warp * kLines * kLineBytes;
+    const auto column_of = [](int chunk) {
+      return chunk * kChunk < kColumns - kChunk ? chunk * kChunk : kColumns - kChunk;
+    };
+    if (lane == 0) ptx::store_wait_read<0>();
+    __syncwarp();
+#pragma unroll
+    for (int slab = 0; slab < kSlabs; ++slab)
+#pragma unroll
+      for (int chunk = 0; chunk < kGeometry.chunks; ++chunk)
+#pragma unroll
+        for (int group = 0; group < kGroups; group += 2) {
+          std::uint32_t packed[4];
+#pragma unroll
+          for (int i = 0; i < 4; ++i) {
+            const Accumulator* pair = &sums[slab][(column_of(chunk) / 8 + group) * 4 + i * 2];
+            packed[i] = kFloat16 ? ptx::pack_float16(pair[0], pair[1]) : ptx::pack_bfloat16(pair[0], pair[1]);
+          }
+          ptx::store_matrices<false>(staging + (slab * kGeometry.chunks + chunk) * kGeometry.chunk_bytes +
+                                         staged(half * 8 + in_matrix, group + second),
+                                     packed[0], packed[1], packed[2], packed[3]);
+        }
+    ptx::fence_for_copy_engine();
+    __syncwarp();
+    if (lane != 0) return;
+#pragma unroll
+    for (int slab = 0; slab < kSlabs; ++slab)
+#pragma unroll
+      for (int chunk = 0; chunk < kGeometry.chunks; ++chunk) {
+        const int row = first_row + slab * kSlabRows + warp * kLines, column = tile.column + column_of(chunk);
+        if (row < p.m && column < p.n)
+          ptx::store_box(&p.output_map, staging + (slab * kGeometry.chunks + chunk) * kGeometry.chunk_bytes, column,
+                         row);
+      }
+    ptx::store_commit();
   }
 
   // kCommon: nothing is added, 16-bit output, and the copy engine stores every chunk (grouped: but those at an expert's end).

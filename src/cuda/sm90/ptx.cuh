@@ -54,6 +54,15 @@ EVERGEMM_PTX void barrier_wait(std::uint32_t barrier, std::uint32_t parity) {
                  : "memory");
   } while (!done);
 }
+// Whether that phase is over, after waiting a moment at most.
+EVERGEMM_PTX bool barrier_passed(std::uint32_t barrier, std::uint32_t parity) {
+  std::uint32_t done;
+  asm volatile("{ .reg .pred p; mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2; selp.u32 %0, 1, 0, p; }"
+               : "=r"(done)
+               : "r"(barrier), "r"(parity)
+               : "memory");
+  return done != 0;
+}
 EVERGEMM_PTX void barrier_wait_acquire_cluster(std::uint32_t barrier, std::uint32_t parity) {
   std::uint32_t done;
   do {
@@ -210,6 +219,9 @@ EVERGEMM_PTX void wgmma_wait() {
 // Keeps the compiler from moving accumulator registers across a fence or a wait.
 EVERGEMM_PTX void pin(float& value) { asm volatile("" : "+f"(value)::"memory"); }
 EVERGEMM_PTX void pin(std::int32_t& value) { asm volatile("" : "+r"(value)::"memory"); }
+// Keeps the compiler from computing a value again inside a loop.
+EVERGEMM_PTX void keep(std::uint32_t& value) { asm volatile("" : "+r"(value)); }
+EVERGEMM_PTX void keep(std::int64_t& value) { asm volatile("" : "+l"(value)); }
 // A K-major operand with 128-byte swizzle whose 8-row atoms lie 1024 bytes apart.
 EVERGEMM_PTX std::uint64_t operand_descriptor(std::uint32_t address) {
   return static_cast<std::uint64_t>((address & 0x3ffff) >> 4) | std::uint64_t{1} << 16 | std::uint64_t{64} << 32 |
