@@ -232,8 +232,8 @@ inline constexpr std::array kSm90PromotedCosts = {
     TileCost{cooperative(Mainloop::fp8_promoted, 128, 128, 2, 1), any, 434, 2250, 434},
     TileCost{cooperative(Mainloop::fp8_promoted, 128, 128, 2, 2), any, 394, 2500, 394},
     TileCost{cooperative(Mainloop::fp8_promoted, 256, 96, 1, 2), any, 734, 3500, 734},
-    TileCost{cooperative(Mainloop::fp8_promoted, 256, 128, 1, 2), any, 807, 4500, 807},
-    TileCost{cooperative(Mainloop::fp8_promoted, 256, 128, 2, 1), any, 868, 4250, 868},
+    TileCost{cooperative(Mainloop::fp8_promoted, 256, 128, 1, 2), any, 760, 3500, 760},
+    TileCost{cooperative(Mainloop::fp8_promoted, 256, 128, 2, 1), any, 790, 3500, 790},
 };
 template <std::size_t N>
 constexpr bool rows_exist(const std::array<TileCost, N>& costs) {
