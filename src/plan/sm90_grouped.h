@@ -75,14 +75,16 @@ struct GroupedRule {
 };
 constexpr auto grouped_one_sum_rules(Mainloop mainloop) {
   return std::array{
+      GroupedRule{160, 1024, grouped_row_of(mainloop, 128, 64, true),
+                  "short sums: small tiles keep more experts' weights under way"},
       GroupedRule{32, any, grouped_row_of(mainloop, 128, 64, true),
                   "few tokens an expert: weights stream once, 128 features a tile"},
       GroupedRule{96, any, grouped_row_of(mainloop, 128, 128, true),
                   "an expert's tokens in one tile, or in even shares of up to 128, which read the weights twice"},
-      GroupedRule{any, 2048, grouped_row_of(mainloop, 128, 128, true, Schedule::pingpong),
-                  "short sums: one warpgroup stores its tile while the other multiplies"},
       GroupedRule{192, any, grouped_row_of(mainloop, 128, 160, true, Schedule::pingpong),
                   "an expert's tokens in one tile mostly, in pairs that share them"},
+      GroupedRule{any, 2048, grouped_row_of(mainloop, 128, 128, true, Schedule::pingpong),
+                  "short sums: one warpgroup stores its tile while the other multiplies"},
       GroupedRule{any, any, grouped_row_of(mainloop, 128, 256, true),
                   "many tokens an expert: even shares of up to 256, read for two tiles at a time"},
   };
@@ -90,21 +92,26 @@ constexpr auto grouped_one_sum_rules(Mainloop mainloop) {
 inline constexpr auto kSm90GroupedInt8Rules = grouped_one_sum_rules(Mainloop::int8);
 inline constexpr auto kSm90GroupedFp8Rules = grouped_one_sum_rules(Mainloop::fp8_fast);
 inline constexpr std::array kSm90GroupedPromotedRules = {
-    GroupedRule{4, any, grouped_row_of(Mainloop::fp8_promoted, 128, 64, true),
-                "few tokens an expert: weights stream once, 128 features a tile"},
     GroupedRule{48, any, grouped_row_of(Mainloop::fp8_promoted, 64, 128, false, Schedule::pingpong),
                 "one warpgroup adds its sums or stores while the other multiplies"},
+    GroupedRule{96, 2048, grouped_row_of(Mainloop::fp8_promoted, 64, 128, false, Schedule::pingpong),
+                "the same: short sums, stored often"},
+    GroupedRule{160, 1024, grouped_row_of(Mainloop::fp8_promoted, 64, 128, false, Schedule::pingpong),
+                "the same: shorter sums, stored more often"},
     GroupedRule{96, any, grouped_row_of(Mainloop::fp8_promoted, 128, 128, false),
                 "a pair of tiles shares the tokens, and a share without rows is passed over"},
+    GroupedRule{any, 1024, grouped_row_of(Mainloop::fp8_promoted, 128, 128, false),
+                "short sums: smaller tiles are stored while others multiply"},
     GroupedRule{any, any, grouped_row_of(Mainloop::fp8_promoted, 256, 128, false),
                 "many tokens an expert: weights are read once for 256"},
 };
 template <std::size_t N>
 constexpr bool well_formed(const std::array<GroupedRule, N>& rules) {
   for (std::size_t i = 0; i < N; ++i) {
-    if (rules[i].rows_per_expert <= 0 || rules[i].k <= 0 || rules[i].row < 0) return false;
+    const GroupedRule& rule = rules[i];
+    if (rule.rows_per_expert <= 0 || rule.k <= 0 || rule.row < 0) return false;
     for (std::size_t j = 0; j < i; ++j)  // an earlier rule that takes all that this one would
-      if (rules[j].rows_per_expert >= rules[i].rows_per_expert && rules[j].k >= rules[i].k) return false;
+      if (rules[j].rows_per_expert >= rule.rows_per_expert && rules[j].k >= rule.k) return false;
   }
   return rules[N - 1].rows_per_expert == any && rules[N - 1].k == any;
 }

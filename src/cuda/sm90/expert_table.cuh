@@ -30,8 +30,9 @@ struct ExpertTable {
     kOtherPitches,
     kOwnedBegin,
     kOwnedEnd,
-    kFirstOfWidth
-  };  // words; the last: 16 of them
+    kFirstOfWidth,  // 16 of them
+    kWarpSums = 6   // pairs, one a warp; where there are no widths
+  };  // words
   static constexpr int kTokens = kGeometry.tokens;
   static constexpr int kWidths = 16;  // of a tile, in steps of 16
   static constexpr bool kByWidth = kSwap && kConfig.n > 64;
@@ -141,60 +142,97 @@ struct ExpertTable {
       }
       __syncthreads();
     }
-    if (threadIdx.x < 32) arrange(p, base, experts, read);
+    if constexpr (!kByWidth)
+      arrange_in_order(p, base, experts, read);
+    else if (threadIdx.x < 32)
+      arrange_by_width(p, base, experts, read);
     ptx::fence_for_copy_engine();  // which fills the ring next
   }
 
-  static __device__ __forceinline__ void arrange(const GroupedParameters& p, std::uint32_t base, int experts,
-                                                 std::uint32_t read) {
+  static __device__ __forceinline__ void note_owned(std::uint32_t base, int experts, std::uint32_t read) {
+    if (experts == 0) return;
+    const uint4 first = ptx::load_shared_16(read), last = ptx::load_shared_16(read + (experts - 1) * kExpertBytes);
+    ptx::store_shared(header(base, kOwnedBegin), static_cast<std::int32_t>(first.z));
+    ptx::store_shared(header(base, kOwnedEnd), static_cast<std::int32_t>(last.z + last.w));
+  }
+
+  // Experts that have rows in their own order. By all threads: few tokens wait for this.
+  static __device__ __forceinline__ void arrange_in_order(const GroupedParameters& p, std::uint32_t base, int experts,
+                                                          std::uint32_t read) {
+    constexpr int kWarps = kGeometry.threads / 32;
+    static_assert(kWarpSums + 2 * kWarps <= plan_tables::kTableHeaderBytes / 4);
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    int entries = 0, tiles = 0;
+    for (int begin = 0; begin < experts; begin += kGeometry.threads) {
+      const int at = begin + static_cast<int>(threadIdx.x);
+      uint4 expert = make_uint4(0, 0, 0, 0);
+      if (at < experts) expert = ptx::load_shared_16(read + at * kExpertBytes);
+      const bool has_rows = expert.w != 0;
+      const unsigned with_rows = __ballot_sync(~0u, has_rows);
+      const int own = token_tiles(static_cast<int>(expert.w)) * p.tiles_features, sum = inclusive_sum(own);
+      if (begin > 0) __syncthreads();  // the sums before these have been read
+      if (lane == 31) {
+        ptx::store_shared(header(base, kWarpSums + 2 * warp), __popc(with_rows));
+        ptx::store_shared(header(base, kWarpSums + 2 * warp + 1), sum);
+      }
+      __syncthreads();
+      int place = entries + __popc(with_rows & ((1u << lane) - 1)), first_tile = tiles + sum - own;
+#pragma unroll
+      for (int w = 0; w < kWarps; ++w) {
+        const int2 of_warp = ptx::load_shared_int2(header(base, kWarpSums + 2 * w));
+        place += w < warp ? of_warp.x : 0;
+        first_tile += w < warp ? of_warp.y : 0;
+        entries += of_warp.x;
+        tiles += of_warp.y;
+      }
+      expert.x = static_cast<std::uint32_t>(first_tile);
+      if (has_rows) ptx::store_shared_16(entry_at(base, place), expert);
+    }
+    if (threadIdx.x != 0) return;
+    note_owned(base, experts, read);
+    ptx::store_shared(entry_at(base, entries), tiles);
+    ptx::store_shared(header(base, kTiles), tiles);
+    ptx::store_shared(header(base, kEntries), entries);
+  }
+
+  // The widest first. By one warp.
+  static __device__ __forceinline__ void arrange_by_width(const GroupedParameters& p, std::uint32_t base, int experts,
+                                                          std::uint32_t read) {
     const int lane = threadIdx.x;
     const unsigned before_me = (1u << lane) - 1;
-    if (lane == 0 && experts > 0) {
-      const uint4 first = ptx::load_shared_16(read), last = ptx::load_shared_16(read + (experts - 1) * kExpertBytes);
-      ptx::store_shared(header(base, kOwnedBegin), static_cast<std::int32_t>(first.z));
-      ptx::store_shared(header(base, kOwnedEnd), static_cast<std::int32_t>(last.z + last.w));
-    }
-    // Where each expert goes: behind those before it, or behind those that are wider or as wide and before it.
+    if (lane == 0) note_owned(base, experts, read);
+    // Where each expert goes: behind those that are wider, or as wide and before it.
     int entries = 0;
     const auto width_class = [](const uint4& expert) {
       const int rows = static_cast<int>(expert.w);
-      return kByWidth ? kWidths - token_width(rows, token_tiles(rows)) / 16 : 0;
+      return kWidths - token_width(rows, token_tiles(rows)) / 16;
     };
-    if constexpr (kByWidth) {
-      for (int at = 0; at < experts; at += 32) {
-        uint4 expert = make_uint4(0, 0, 0, 0);
-        if (at + lane < experts) expert = ptx::load_shared_16(read + (at + lane) * kExpertBytes);
-        const int wanted = expert.w == 0 ? kWidths : width_class(expert);
-        const unsigned alike = __match_any_sync(~0u, wanted);
-        const std::uint32_t counter = header(base, kFirstOfWidth + wanted);
-        if (wanted < kWidths && (alike & before_me) == 0)
-          ptx::store_shared(counter, static_cast<std::int32_t>(ptx::load_shared_word(counter)) + __popc(alike));
-        __syncwarp();
-      }
-      const int count =
-          lane < kWidths ? static_cast<int>(ptx::load_shared_word(header(base, kFirstOfWidth + lane))) : 0;
-      const int sum = inclusive_sum(count);
-      if (lane < kWidths) ptx::store_shared(header(base, kFirstOfWidth + lane), sum - count);
+    for (int at = 0; at < experts; at += 32) {
+      uint4 expert = make_uint4(0, 0, 0, 0);
+      if (at + lane < experts) expert = ptx::load_shared_16(read + (at + lane) * kExpertBytes);
+      const int wanted = expert.w == 0 ? kWidths : width_class(expert);
+      const unsigned alike = __match_any_sync(~0u, wanted);
+      const std::uint32_t counter = header(base, kFirstOfWidth + wanted);
+      if (wanted < kWidths && (alike & before_me) == 0)
+        ptx::store_shared(counter, static_cast<std::int32_t>(ptx::load_shared_word(counter)) + __popc(alike));
       __syncwarp();
     }
+    const int count = lane < kWidths ? static_cast<int>(ptx::load_shared_word(header(base, kFirstOfWidth + lane))) : 0;
+    const int sum = inclusive_sum(count);
+    if (lane < kWidths) ptx::store_shared(header(base, kFirstOfWidth + lane), sum - count);
+    __syncwarp();
     for (int at = 0; at < experts; at += 32) {
       uint4 expert = make_uint4(0, 0, 0, 0);
       if (at + lane < experts) expert = ptx::load_shared_16(read + (at + lane) * kExpertBytes);
       const bool has_rows = expert.w != 0;
-      int place = entries;
-      if constexpr (kByWidth) {
-        const int wanted = has_rows ? width_class(expert) : kWidths;
-        const unsigned alike = __match_any_sync(~0u, wanted);
-        const std::uint32_t counter = header(base, kFirstOfWidth + (has_rows ? wanted : 0));
-        const int first = static_cast<int>(ptx::load_shared_word(counter));
-        __syncwarp();
-        if (has_rows && (alike & before_me) == 0) ptx::store_shared(counter, first + __popc(alike));
-        __syncwarp();
-        place = first + __popc(alike & before_me);
-      } else {
-        place += __popc(__ballot_sync(~0u, has_rows) & before_me);
-      }
-      if (has_rows) ptx::store_shared_16(entry_at(base, place), expert);
+      const int wanted = has_rows ? width_class(expert) : kWidths;
+      const unsigned alike = __match_any_sync(~0u, wanted);
+      const std::uint32_t counter = header(base, kFirstOfWidth + (has_rows ? wanted : 0));
+      const int first = static_cast<int>(ptx::load_shared_word(counter));
+      __syncwarp();
+      if (has_rows && (alike & before_me) == 0) ptx::store_shared(counter, first + __popc(alike));
+      __syncwarp();
+      if (has_rows) ptx::store_shared_16(entry_at(base, first + __popc(alike & before_me)), expert);
       entries += __popc(__ballot_sync(~0u, has_rows));
     }
     __syncwarp();

@@ -432,15 +432,39 @@ struct Gemm {
 
   // ---- producer: column vectors, and block scales that only plain loads can read --------------------------------------
 
+  // Into L2, by a whole warp, a lane each 32 values.
+  static __device__ __forceinline__ void prefetch_weight_scales(const Arguments& p, const Cta& cta, const Tile& tile) {
+    const int lane = threadIdx.x % 32, feature = kSwap ? tile.row : tile.column;
+    const float* scales = weight_scales_of(p, tile);
+    if (kPromoted && p.block_scales) {
+      scales += feature / kScaleBlockElements * p.scale_b_stride;
+      const int together = p.scale_b_k_stride == 1 ? 32 : 1;
+      for (int block = lane * together; block < cta.k_blocks; block += 32 * together)
+        ptx::prefetch_line(scales + block * p.scale_b_k_stride);
+    } else if (lane * 32 < (kSwap ? kConfig.m : kColumns) && feature + lane * 32 < p.n) {
+      ptx::prefetch_line(scales + (feature + lane * 32) * p.scale_b_stride);
+    }
+  }
+
   static __device__ __forceinline__ void produce_vectors(const Arguments& p, const Cta& cta) {
     const int lane = threadIdx.x % 32;
     const bool copy_scales = kPromoted && p.block_scales && !p.scales_by_tma;
     const bool leads = cta.part == 0;  // of a split k: the CTA that runs the epilogue
     if (!copy_scales && !leads) return;
+    // Grouped: scales of weights come from memory behind all the weights that are under way, so they are asked for with them.
+    int scales_asked = cta.first_tile, scales_entry = 0;
+    const int scales_ahead = (2 + (kStages - 1) / cta.k_blocks) * cta.tile_stride;
+    const auto ask_for_scales = [&](int end) {
+      for (; scales_asked < min(end, cta.tiles); scales_asked += cta.tile_stride)
+        prefetch_weight_scales(p, cta, tile_at(p, cta, scales_asked, scales_entry));
+    };
+    if constexpr (kGrouped)
+      if (p.early) ask_for_scales(cta.first_tile + scales_ahead);
     ptx::wait_for_previous_kernel();
     Slot slot;
     int done = 0, entry = 0;
     for (int index = cta.first_tile; index < cta.tiles; index += cta.tile_stride, ++done) {
+      if constexpr (kGrouped) ask_for_scales(index + scales_ahead);
       const Tile tile = tile_at(p, cta, index, entry);
       const float* token_scales = token_scales_of(p, tile);
       if (copy_scales) {

@@ -137,6 +137,7 @@ EVERGEMM_PTX void prefetch_box(const CUtensorMap* map, int inner, int outer) {
   asm volatile("cp.async.bulk.prefetch.tensor.2d.L2.global.tile [%0, {%1, %2}];" ::"l"(map), "r"(inner), "r"(outer)
                : "memory");
 }
+EVERGEMM_PTX void prefetch_line(const void* address) { asm volatile("prefetch.global.L2 [%0];" ::"l"(address)); }
 EVERGEMM_PTX void load_box(std::uint32_t destination, const CUtensorMap* map, int inner, int outer,
                            std::uint32_t barrier, std::uint64_t policy) {
   asm volatile(
