@@ -258,10 +258,10 @@ def eager_microseconds(call: Call) -> float:
     return 1e6 * best / _EAGER_CALLS
 
 
-def measure_problem(problem: Problem, rounds: int, seconds: float) -> list[Measurement]:
-    """Every implementation; RuntimeError where a result is wrong."""
+def plan_of(problem: Problem) -> Explanation:
+    """What the library chooses for it on its own device."""
     dtype, scales = SCHEMES[problem.scheme]
-    plan: Explanation = explain(
+    return explain(
         m=problem.m,
         n=problem.shape.n,
         k=problem.shape.k,
@@ -269,6 +269,11 @@ def measure_problem(problem: Problem, rounds: int, seconds: float) -> list[Measu
         scales=scales,
         arch=architecture_of(problem.a.device),
     )
+
+
+def measure_problem(problem: Problem, rounds: int, seconds: float) -> list[Measurement]:
+    """Every implementation; RuntimeError where a result is wrong."""
+    plan = plan_of(problem)
     calls = implementations(problem, plan.json["row_index"])
     for name, call in calls.items():
         check(problem, name, call(0))
