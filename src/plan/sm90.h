@@ -78,7 +78,7 @@ inline constexpr std::array kSm90Tiles = {
     TileConfig{Mainloop::fp8_promoted, 128,  64, 128,  8, 2, 1, 1, Schedule::cooperative, false},
     TileConfig{Mainloop::fp8_promoted, 128, 128, 128,  6, 2, 1, 1, Schedule::cooperative, false},
     TileConfig{Mainloop::fp8_promoted, 128, 128, 128,  6, 2, 2, 1, Schedule::cooperative, false},
-    TileConfig{Mainloop::fp8_promoted, 256,  96, 128,  4, 1, 2, 1, Schedule::cooperative, false},
+    TileConfig{Mainloop::fp8_promoted, 256,  96, 128,  3, 1, 2, 1, Schedule::cooperative, false},
     TileConfig{Mainloop::fp8_promoted, 256, 128, 128,  3, 1, 2, 1, Schedule::cooperative, false},
     TileConfig{Mainloop::fp8_promoted, 256, 128, 128,  3, 2, 1, 1, Schedule::cooperative, false},
 };
@@ -229,9 +229,9 @@ inline constexpr std::array kSm90Fp8Costs = {
 inline constexpr std::array kSm90PromotedCosts = {
     TileCost{pingpong(Mainloop::fp8_promoted, 64, 128, 1, 1), kMiddleTokens, 251, 750, 251},
     TileCost{cooperative(Mainloop::fp8_promoted, 128, 64, 2, 1), kMiddleTokens, 270, 1250, 270},
-    TileCost{cooperative(Mainloop::fp8_promoted, 128, 128, 2, 1), any, 434, 2250, 434},
-    TileCost{cooperative(Mainloop::fp8_promoted, 128, 128, 2, 2), any, 394, 2500, 394},
-    TileCost{cooperative(Mainloop::fp8_promoted, 256, 96, 1, 2), any, 734, 3500, 734},
+    TileCost{cooperative(Mainloop::fp8_promoted, 128, 128, 2, 1), any, 425, 2250, 425},
+    TileCost{cooperative(Mainloop::fp8_promoted, 128, 128, 2, 2), any, 425, 2500, 425},
+    TileCost{cooperative(Mainloop::fp8_promoted, 256, 96, 1, 2), any, 690, 3000, 690},
     TileCost{cooperative(Mainloop::fp8_promoted, 256, 128, 1, 2), any, 760, 3500, 760},
     TileCost{cooperative(Mainloop::fp8_promoted, 256, 128, 2, 1), any, 790, 3500, 790},
 };

@@ -95,8 +95,8 @@ constexpr Geometry geometry_with_chunk(const TileConfig& config, std::int32_t ch
 constexpr Geometry geometry(const TileConfig& config) {
   if (config.n <= 32) return geometry_with_chunk(config, config.n);
   const bool wide = config.n % 64 == 0 || config.n % 64 >= 48;
-  if (wide && config.mainloop == Mainloop::fp8_promoted && !config.swap_ab && !config.grouped) {
-    const Geometry whole = geometry_with_chunk(config, 64, true);
+  if (config.mainloop == Mainloop::fp8_promoted && !config.swap_ab && !config.grouped) {
+    const Geometry whole = geometry_with_chunk(config, wide ? 64 : 32, true);
     if (whole.staging_buffers >= kLeastStagingBuffers && whole.total_bytes <= kSm90SharedMemory) return whole;
   }
   const Geometry g = geometry_with_chunk(config, 64);
