@@ -84,34 +84,27 @@ std::int32_t best_parts(const PortableCost& cost, const GemmProblem& problem, co
   return static_cast<std::int32_t>(best);
 }
 
-std::span<const PortableCost> costs_of(const GemmProblem& problem, const DeviceFacts& facts) {
+// The costs of a problem's rows, and the rules made of them: rule i is of the row that cost i is of.
+struct Choice {
+  std::span<const PortableCost> costs;
+  std::span<const Rule> rules;
+};
+Choice choice_of(const GemmProblem& problem, const DeviceFacts& facts) {
   const bool own = entry_of(facts.architecture).multiplies_fp8;
   switch (mainloop_of(problem)) {
     case Mainloop::int8:
-      return kPortableInt8Costs;
+      return {kPortableInt8Costs, kInt8Rules};
     case Mainloop::fp8_fast:
-      return own ? std::span<const PortableCost>(kPortableFp8Costs) : kPortableFp16Costs;
+      return own ? Choice{kPortableFp8Costs, kFp8Rules} : Choice{kPortableFp16Costs, kFp16Rules};
     case Mainloop::fp8_promoted:
-      return own ? std::span<const PortableCost>(kPortablePromotedCosts) : kPortableFp16PromotedCosts;
+      break;
   }
-  return {};
-}
-std::span<const Rule> all_rules(const GemmProblem& problem, const DeviceFacts& facts) {
-  const bool own = entry_of(facts.architecture).multiplies_fp8;
-  switch (mainloop_of(problem)) {
-    case Mainloop::int8:
-      return kInt8Rules;
-    case Mainloop::fp8_fast:
-      return own ? std::span<const Rule>(kFp8Rules) : kFp16Rules;
-    case Mainloop::fp8_promoted:
-      return own ? std::span<const Rule>(kPromotedRules) : kFp16PromotedRules;
-  }
-  return {};
+  return own ? Choice{kPortablePromotedCosts, kPromotedRules} : Choice{kPortableFp16PromotedCosts, kFp16PromotedRules};
 }
 
 // One rule: the row of the least time.
 std::span<const Rule> portable_rules(const GemmProblem& problem, const DeviceFacts& facts) {
-  const std::span<const PortableCost> costs = costs_of(problem, facts);
+  const auto [costs, rules] = choice_of(problem, facts);
   std::size_t best = 0;
   double least = std::numeric_limits<double>::infinity();
   for (std::size_t i = 0; i < costs.size(); ++i) {
@@ -120,7 +113,7 @@ std::span<const Rule> portable_rules(const GemmProblem& problem, const DeviceFac
     least = time;
     best = i;
   }
-  return all_rules(problem, facts).subspan(best, 1);
+  return rules.subspan(best, 1);
 }
 
 // Tiles are counted in int32: more of them would not fit a memory.
@@ -146,7 +139,7 @@ std::int32_t portable_fallback(const GemmProblem&, const DeviceFacts&) { return 
 // `row`: of the portable rows.
 void finish_row(const GemmProblem& problem, const DeviceFacts& facts, std::int32_t row, Plan& plan) {
   plan.accumulation = accumulation_of(mainloop_of(problem));
-  for (const PortableCost& cost : costs_of(problem, facts)) {
+  for (const PortableCost& cost : choice_of(problem, facts).costs) {
     if (cost.row != row) continue;
     plan.split_k = static_cast<std::int32_t>(parts_of(problem.k, best_parts(cost, problem, facts)));
     plan.workspace_bytes =

@@ -8,10 +8,9 @@
 #include <span>
 #include <utility>
 
+#include "plan/gpu_family.h"
 #include "plan/tile_geometry.h"
 #include "plan/validate_rules.h"
-
-#include "plan/gpu_family.h"
 
 namespace evergemm::plan_tables {
 namespace {
@@ -56,9 +55,7 @@ std::int64_t most_tiles(const GroupedGemmProblem& problem, const TileConfig& til
 void finish(Plan& plan) {
   const TileConfig& tile = tile_of(plan.row);
   plan.name = grouped_row_name_sm90(plan.row);
-  plan.accumulation = tile.mainloop == Mainloop::int8       ? Accumulation::exact_int32
-                      : tile.mainloop == Mainloop::fp8_fast ? Accumulation::fast
-                                                            : Accumulation::promoted;
+  plan.accumulation = accumulation_of(tile.mainloop);
   plan.swap_ab = tile.swap_ab;
   plan.split_k = 1;
   plan.workspace_bytes = 0;

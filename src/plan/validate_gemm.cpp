@@ -15,9 +15,6 @@ using validation::numel;
 using validation::shape_text;
 using validation::vector_stride;
 
-// s8 x s8 products summed in int32 are exact in any order up to here: 128 * 128 * 131,071 < 2^31.
-constexpr std::int64_t kMaxInt8K = 131071;
-
 // What scale tensors a problem may have, by the letters of one operand.
 struct ScaleShape {
   const char* argument;
@@ -161,9 +158,7 @@ Status validate(const ScaledMmArguments& arguments, GemmProblem& problem) {
     check.fail("a row-major (stride(1) == 1)", layout_text(a), "pass a.contiguous()");
   problem.a = a.data;
   problem.a_stride = problem.m > 1 ? a.strides[0] : problem.k;
-  if (check.ok() && a.dtype == DType::int8 && problem.k > kMaxInt8K)
-    check.fail("k of at most 131071 for int8 (the sum is exact in int32 up to there)",
-               "k = " + std::to_string(problem.k), "split k and add the results, or use float8_e4m3fn");
+  check.exact_sum(a.dtype, problem.k);
 
   check.tensor("b", b, {a.dtype}, &a.device);
   check.rank("b", b, 2, "[k, n]");

@@ -14,8 +14,6 @@ using validation::list_text;
 using validation::numel;
 using validation::vector_stride;
 
-constexpr std::int64_t kMaxInt8K = 131071;  // as for scaled_mm: 128 * 128 * 131,071 < 2^31
-
 void check_weight(Checker& check, const TensorView& x, const TensorView& weight, GemmProblem& product) {
   check.tensor("weight", weight, {DType::int8, DType::float8_e4m3fn}, &x.device);
   check.rank("weight", weight, 2, "[n, k]");
@@ -28,9 +26,7 @@ void check_weight(Checker& check, const TensorView& x, const TensorView& weight,
                layout_text(weight), "pass an [n, k] weight with the k of x");
   if (check.ok() && product.n > 0 && product.k > 1 && weight.strides[1] != 1)
     check.fail("weight row-major (stride(1) == 1)", layout_text(weight), "pass weight.contiguous()");
-  if (check.ok() && weight.dtype == DType::int8 && product.k > kMaxInt8K)
-    check.fail("k of at most 131071 for int8 (the sum is exact in int32 up to there)",
-               "k = " + std::to_string(product.k), "split k and add the results, or use float8_e4m3fn");
+  check.exact_sum(weight.dtype, product.k);
   product.b = weight.data;
   product.b_stride = product.n > 1 ? weight.strides[0] : product.k;
 }

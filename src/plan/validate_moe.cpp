@@ -21,7 +21,6 @@ using validation::numel;
 using validation::shape_text;
 using validation::vector_stride;
 
-constexpr std::int64_t kMaxInt8K = 131071;  // as in scaled_mm: the int32 sum is exact up to here
 constexpr std::int64_t kMostInt32 = std::numeric_limits<std::int32_t>::max();
 
 // Expected letters of a shape, for messages: "[e, k, n]" and "torch.empty(e, k, n)".
@@ -90,12 +89,6 @@ void check_choices(Checker& check, const char* argument, const TensorView& view)
   if (check.ok() && numel(view).value_or(-1) > kMostInt32)
     check.fail(std::string(argument) + " of less than 2^31 elements (rows are counted in int32)", layout_text(view),
                "split the tokens");
-}
-
-void check_int8_k(Checker& check, DType dtype, std::int64_t k) {
-  if (check.ok() && dtype == DType::int8 && k > kMaxInt8K)
-    check.fail("k of at most 131071 for int8 (the sum is exact in int32 up to there)", "k = " + std::to_string(k),
-               "split k and add the results, or use float8_e4m3fn");
 }
 
 void check_bytes(Checker& check, std::initializer_list<std::int64_t> factors) {
@@ -337,7 +330,7 @@ Status validate_grouped(const GroupedMmArguments& arguments, GroupedGemmProblem&
   problem.a = a.data;
   problem.a_stride = a.strides[masked ? 1 : 0];
   problem.a_expert_stride = masked ? a.strides[0] : 0;
-  check_int8_k(check, a.dtype, problem.k);
+  check.exact_sum(a.dtype, problem.k);
 
   check.tensor("b", b, {a.dtype}, &a.device);
   check.rank("b", b, 3, "[experts, k, n]");
@@ -431,7 +424,7 @@ Status validate_dropin(const GroupedMmArguments& arguments, GroupedGemmProblem& 
   problem.rows = a.sizes[0];
   problem.k = problem.a_stride = a.sizes[1];
   problem.a = a.data;
-  check_int8_k(check, a.dtype, problem.k);
+  check.exact_sum(a.dtype, problem.k);
 
   check.tensor("out_tensors", out, {DType::bfloat16, DType::float16}, &a.device);
   check.rank("out_tensors", out, 2, "[rows, n]");
@@ -678,7 +671,7 @@ Status validate(const FusedMoeArguments& arguments, FusedMoeProblem& problem) {
                layout_text(w2), "pass the weight as stored, [experts, hidden, intermediate]");
   read_weights(check, "w2", w2, problem.w2);
   problem.gated = check.ok() && w13.sizes[1] != w2.sizes[2];
-  check_int8_k(check, w13.dtype, std::max(problem.w13.k, problem.w2.k));
+  check.exact_sum(w13.dtype, std::max(problem.w13.k, problem.w2.k));
   read_weight_scale(check, "w13_scale", arguments.w13_scale, experts, w13.dtype, x.device, problem.w13);
   read_weight_scale(check, "w2_scale", arguments.w2_scale, experts, w13.dtype, x.device, problem.w2);
 

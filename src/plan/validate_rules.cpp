@@ -237,6 +237,13 @@ void Checker::rank(const char* argument, const TensorView& view, std::int32_t ra
        "reshape " + std::string(argument) + " to " + letters);
 }
 
+void Checker::exact_sum(DType dtype, std::int64_t k) {
+  constexpr std::int64_t kMost = 131071;  // 128 * 128 * 131,071 < 2^31
+  if (ok() && dtype == DType::int8 && k > kMost)
+    fail("k of at most 131071 for int8 (the sum is exact in int32 up to there)", "k = " + std::to_string(k),
+         "split k and add the results, or use float8_e4m3fn");
+}
+
 void Checker::no_overlap(const char* output_name, const TensorView& output, const char* input_name,
                          const TensorView& input) {
   if (!ok() || !output.given() || !input.given()) return;

@@ -61,6 +61,8 @@ class Checker {
   // aligned to its element.
   void tensor(const char* argument, const TensorView& view, std::initializer_list<DType> dtypes, const Device* device);
   void rank(const char* argument, const TensorView& view, std::int32_t rank, const char* letters);
+  // int8: the sum over k fits int32 in any order.
+  void exact_sum(DType dtype, std::int64_t k);
   // `output` may not share a byte with `input`.
   void no_overlap(const char* output_name, const TensorView& output, const char* input_name, const TensorView& input);
 
