@@ -544,6 +544,25 @@ def test_routings_of_the_moe_report(routing):
     assert moe_report.route(16, 5, 4, 400, routing).counts == counts[:5]
 
 
+def test_clocks_are_asked_in_turns():
+    asked = []
+
+    class Clock:
+        def __init__(self, name):
+            self.name = name
+
+        def times_for(self, seconds):
+            return {"a": 3, "b": 5}[self.name] if seconds == 0.5 else 0
+
+        def microseconds(self, times):
+            asked.append((self.name, times))
+            return float(len(asked))
+
+    samples = gpu_bench.in_turns({name: Clock(name) for name in ("a", "b")}, rounds=2, seconds=0.5)
+    assert asked == [("a", 3), ("b", 5)] * 2
+    assert samples == {"a": [1.0, 3.0], "b": [2.0, 4.0]}
+
+
 def _made_up(shape, scheme, m, implementation, microseconds, host):
     rounds = (microseconds, microseconds * 1.1, microseconds * 0.9)
     row = "sm90_row" if implementation.startswith("evergemm") else ""

@@ -16,7 +16,7 @@ import math
 import platform
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -245,6 +245,17 @@ class Replay:
         return max(1, round(1e6 * seconds / (self.microseconds(1) * self._sets)))
 
 
+def in_turns(clocks: Mapping[str, Replay], rounds: int, seconds: float) -> dict[str, list[float]]:
+    """Microseconds of a call by name and round: every round asks each clock once, for about `seconds`. A clock is a Replay or
+    has its two methods."""
+    times = {name: clock.times_for(seconds) for name, clock in clocks.items()}
+    samples: dict[str, list[float]] = {name: [] for name in clocks}
+    for _ in range(rounds):
+        for name, clock in clocks.items():
+            samples[name].append(clock.microseconds(times[name]))
+    return samples
+
+
 def eager_microseconds(call: Call) -> float:
     """Host time of a call while the device's queue has room: the best round."""
     best = math.inf
@@ -258,22 +269,16 @@ def eager_microseconds(call: Call) -> float:
     return 1e6 * best / _EAGER_CALLS
 
 
-def plan_of(problem: Problem) -> Explanation:
-    """What the library chooses for it on its own device."""
-    dtype, scales = SCHEMES[problem.scheme]
-    return explain(
-        m=problem.m,
-        n=problem.shape.n,
-        k=problem.shape.k,
-        dtype=dtype,
-        scales=scales,
-        arch=architecture_of(problem.a.device),
-    )
+def plan_of(scheme: str, m: int, n: int, k: int, deterministic: bool = False) -> Explanation:
+    """What the library chooses on the current GPU."""
+    dtype, scales = SCHEMES[scheme]
+    architecture = architecture_of(torch.device("cuda"))
+    return explain(m=m, n=n, k=k, dtype=dtype, scales=scales, arch=architecture, deterministic=deterministic)
 
 
 def measure_problem(problem: Problem, rounds: int, seconds: float) -> list[Measurement]:
     """Every implementation; RuntimeError where a result is wrong."""
-    plan = plan_of(problem)
+    plan = plan_of(problem.scheme, problem.m, problem.shape.n, problem.shape.k)
     calls = implementations(problem, plan.json["row_index"])
     for name, call in calls.items():
         check(problem, name, call(0))
@@ -281,11 +286,7 @@ def measure_problem(problem: Problem, rounds: int, seconds: float) -> list[Measu
     if problem.m >= 1024:
         first = next(iter(replays.values()))
         first.microseconds(first.times_for(_WARM_SECONDS))
-    times = {name: replay.times_for(seconds) for name, replay in replays.items()}
-    samples: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(rounds):
-        for name, replay in replays.items():
-            samples[name].append(replay.microseconds(times[name]))
+    samples = in_turns(replays, rounds, seconds)
     return [
         Measurement(
             problem.shape,
@@ -433,13 +434,11 @@ def draw_roofline(path: Path, measurements: Sequence[Measurement], names: Sequen
     """Operations a second over operations a byte; False where the device's rates are not known and nothing is drawn."""
     from . import charts
 
-    architecture = architecture_of(torch.device("cuda"))
     bandwidth, points = 0.0, []
     for one in measurements:
         if one.implementation == OVERLAPPING or one.implementation.endswith("alone"):
             continue
-        dtype, scales = SCHEMES[one.scheme]
-        plan = explain(m=one.m, n=one.shape.n, k=one.shape.k, dtype=dtype, scales=scales, arch=architecture)
+        plan = plan_of(one.scheme, one.m, one.shape.n, one.shape.k)
         if plan.roofline_microseconds is None:
             return False
         bandwidth = max(bandwidth, plan.bytes / (plan.roofline_microseconds * 1e-6))  # of what is bound by memory
@@ -487,12 +486,8 @@ def _chain_weights(shape, scheme: str, sets: int) -> list[tuple[torch.Tensor, to
 
 def measure_chain(shape, scheme: str, m: int, weights: Sequence, rounds: int, seconds: float) -> Chain:
     """RuntimeError where both ways do not have the same bits."""
-    dtype, scales = SCHEMES[scheme]
     n, k = shape.n, shape.k
-    plans = [
-        explain(m=m, n=rows, k=depth, dtype=dtype, scales=scales, arch=architecture_of(torch.device("cuda")))
-        for rows, depth in ((n, k), (k, n))
-    ]
+    plans = [plan_of(scheme, m, n, k), plan_of(scheme, m, k, n)]
     q_dtype = torch.int8 if scheme == "int8" else torch.float8_e4m3fn
     forced = torch.ops.evergemm._scaled_mm_row.default
 
@@ -585,26 +580,13 @@ def chain_lines(shapes: Sequence, rounds: int, seconds: float) -> list[tuple]:
 
 def order_lines(shapes: Sequence, rounds: int, seconds: float) -> list[tuple]:
     """fp8 products for which deterministic=True takes another row: microseconds without and with it, in turns."""
-    architecture = architecture_of(torch.device("cuda"))
     forced = torch.ops.evergemm._scaled_mm_row.default
     lines = []
     for shape in shapes:
         for scheme in ("fp8", "fp8-block"):
-            dtype, scales = SCHEMES[scheme]
             weights: list[torch.Tensor] = []
             for m in _ORDER_ROWS:
-                plans = [
-                    explain(
-                        m=m,
-                        n=shape.n,
-                        k=shape.k,
-                        dtype=dtype,
-                        scales=scales,
-                        arch=architecture,
-                        deterministic=one_order,
-                    )
-                    for one_order in (False, True)
-                ]
+                plans = [plan_of(scheme, m, shape.n, shape.k, one_order) for one_order in (False, True)]
                 if plans[0].row == plans[1].row:
                     continue
                 weights = weights or make_weights(shape, scheme)

@@ -337,9 +337,8 @@ def measure_problem(problem: Problem, rounds: int, seconds: float) -> list[Measu
     calls = implementations(problem)
     for name, call in calls.items():
         check(problem, name, call(0))
-    samples: dict[str, list[float]] = {name: [] for name in calls}
     if problem.layer.device == "cuda":
-        from .gpu_bench import Replay
+        from .gpu_bench import Replay, in_turns
 
         replays = {}
         for name, call in list(calls.items()):
@@ -348,16 +347,13 @@ def measure_problem(problem: Problem, rounds: int, seconds: float) -> list[Measu
             except RuntimeError:
                 if name == OURS:
                     raise
-                samples.pop(name)  # it waits for the device, so that no graph can hold it
-        times = {name: replay.times_for(seconds) for name, replay in replays.items()}
-        for _ in range(rounds):
-            for name, replay in replays.items():
-                samples[name].append(replay.microseconds(times[name]))
+                # else it waits for the device, so that no graph can hold it
+        samples = in_turns(replays, rounds, seconds)
     else:
         from .timing import interleaved
 
-        for name, timing in interleaved(calls, rounds, seconds).items():
-            samples[name] = [timing.low, timing.median, timing.high]
+        timings = interleaved(calls, rounds, seconds)
+        samples = {name: [timing.low, timing.median, timing.high] for name, timing in timings.items()}
     least, used = _roofline(problem), problem.experts_used
     return [
         Measurement(problem.layer.shape, problem.layer.scheme, problem.tokens, name, tuple(one), least, used)

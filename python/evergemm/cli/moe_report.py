@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import functools
+import json
 import platform
 import statistics
 from collections.abc import Callable, Sequence
@@ -17,7 +19,7 @@ import torch
 
 from .. import ops
 from . import charts, moe_bench
-from .gpu_bench import Replay, device_text, markdown_table
+from .gpu_bench import Replay, device_text, in_turns, markdown_table
 
 FP8 = torch.float8_e4m3fn
 TOKENS = (8, 64, 256, 1024, 4096)
@@ -155,18 +157,12 @@ def _calls(weights: Weights, routed: Routed) -> dict[str, Call]:
 def _medians(calls: dict[str, Call], rounds: int, seconds: float, in_graph: int = 4) -> dict[str, float]:
     """Microseconds of a call; implementations in turns."""
     replays = {name: Replay(call, in_graph) for name, call in calls.items()}
-    times = {name: replay.times_for(seconds) for name, replay in replays.items()}
-    samples: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(rounds):
-        for name, replay in replays.items():
-            samples[name].append(replay.microseconds(times[name]))
-    return {name: statistics.median(one) for name, one in samples.items()}
+    return {name: statistics.median(one) for name, one in in_turns(replays, rounds, seconds).items()}
 
 
+@functools.cache
 def _layers() -> dict[str, tuple[int, moe_bench.Shape]]:
     """Experts in all, of which a shape's are here."""
-    import json
-
     listed = json.loads(moe_bench.SHAPES_FILE.read_text())["moe"]
     return {one["id"]: (one["experts"], moe_bench.shapes_named([one["id"]])[0]) for one in listed}
 
