@@ -85,6 +85,12 @@ void check_out_dtype(Checker& check, DType dtype) {
     check.fail("out_dtype bfloat16, float16 or float32", name(dtype), "choose one of them");
 }
 
+// One more is counted, too: offsets of experts + 1.
+void check_experts(Checker& check, const char* argument, std::int64_t experts, const char* fix) {
+  if (check.ok() && (experts < 0 || experts >= kMostInt32))
+    check.fail(std::string(argument) + " in [0, 2^31 - 1)", std::to_string(experts), fix);
+}
+
 void check_choices(Checker& check, const char* argument, const TensorView& view) {
   if (check.ok() && numel(view).value_or(-1) > kMostInt32)
     check.fail(std::string(argument) + " of less than 2^31 elements (rows are counted in int32)", layout_text(view),
@@ -115,10 +121,8 @@ void read_route(Checker& check, const TensorView& topk_ids, std::int64_t experts
   route.ids_token_stride = topk_ids.strides[0];
   route.ids_choice_stride = topk_ids.strides[1];
   route.ids_are_int64 = topk_ids.dtype == DType::int64;
-  if (experts < 0 || experts >= kMostInt32)
-    return check.fail("num_local_experts in [0, 2^31 - 1)", std::to_string(experts),
-                      "pass the number of experts on this rank");
-  if (!expert_map.given()) return;
+  check_experts(check, "num_local_experts", experts, "pass the number of experts on this rank");
+  if (!check.ok() || !expert_map.given()) return;
   check.tensor("expert_map", expert_map, {DType::int32, DType::int64}, &topk_ids.device);
   check.rank("expert_map", expert_map, 1, "[global experts]");
   if (!check.ok()) return;
@@ -337,6 +341,8 @@ Status validate_grouped(const GroupedMmArguments& arguments, GroupedGemmProblem&
   if (!check.ok()) return check.take();
   problem.experts = b.sizes[0];
   problem.n = b.sizes[2];
+  check_experts(check, "the experts of b", problem.experts, "pass the weights of the experts on this rank");
+  if (!check.ok()) return check.take();
   if (masked && a.sizes[0] != problem.experts)
     check.fail("b with as many experts as a (" + std::to_string(a.sizes[0]) + ")", layout_text(b),
                "pass weight.transpose(1, 2) of an [experts, n, k] weight with the same experts as a");
@@ -442,6 +448,8 @@ Status validate_dropin(const GroupedMmArguments& arguments, GroupedGemmProblem& 
   check.rank("b_tensors", b, 3, "[experts, n, k]");
   if (!check.ok()) return check.take();
   problem.experts = b.sizes[0];
+  check_experts(check, "the experts of b_tensors", problem.experts, "pass the weights of the experts on this rank");
+  if (!check.ok()) return check.take();
   const std::int64_t n = problem.n, k = problem.k;
   const std::int64_t swapped_sizes[] = {b.sizes[0], b.sizes[2], b.sizes[1]};
   const std::int64_t swapped_strides[] = {b.strides[0], b.strides[2], b.strides[1]};
@@ -740,9 +748,7 @@ Status validate(const MoeDataArguments& arguments, MoeDataProblem& problem) {
     if (!check.ok()) return check.take();
     problem.experts = input.sizes[0] - 1;
   }
-  if (problem.experts < 0 || problem.experts >= kMostInt32)
-    check.fail(std::string(experts_name) + " in [0, 2^31 - 1)", std::to_string(problem.experts),
-               "pass the number of experts");
+  check_experts(check, experts_name, problem.experts, "pass the number of experts");
   const std::int64_t experts = check.ok() ? problem.experts : 0, choices = problem.tokens * problem.top_k;
   const std::int64_t counts[] = {arguments.n, arguments.k};
   for (int i = 0; i < 2; ++i) {

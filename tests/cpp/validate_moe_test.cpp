@@ -5,6 +5,7 @@
 
 #include <cstring>
 #include <initializer_list>
+#include <limits>
 #include <map>
 #include <memory>
 #include <string>
@@ -14,6 +15,8 @@
 
 namespace evergemm {
 namespace {
+
+constexpr std::int64_t kMostExperts = std::numeric_limits<std::int64_t>::max();
 
 // A call by the names of its arguments. Data pointers are addresses that nobody reads.
 class Call {
@@ -210,6 +213,10 @@ const Rule kMoeRules[] = {
     {"b rank", "grouped_scaled_mm", [](Call& c) { c.set("b", DType::int8, {7, 5}, {1, 7}); },
      "grouped_scaled_mm: expected b of rank 3 [experts, k, n]; got shape [7, 5], strides [1, 7]; fix: "
      "reshape b to [experts, k, n]."},
+    {"experts past int32", "grouped_scaled_mm",
+     [](Call& c) { c.set("b", DType::int8, {kMostExperts, 7, 0}, {0, 1, 7}); },
+     "grouped_scaled_mm: expected the experts of b in [0, 2^31 - 1); got 9223372036854775807; fix: pass the weights of "
+     "the experts on this rank."},
     {"b rows", "grouped_scaled_mm", [](Call& c) { c.set("b", DType::int8, {3, 8, 5}, {40, 1, 8}); },
      "grouped_scaled_mm: expected b with as many rows an expert as a has columns (k = 7); got shape [3, "
      "8, 5], strides [40, 1, 8]; fix: pass weight.transpose(1, 2) of an [experts, n, k] weight with the "
@@ -439,6 +446,11 @@ const Rule kMoeRules[] = {
     {"weights on the input", "fused_moe", [](Call& c) { c.integer("apply_router_weight_on_input") = 1; },
      "fused_moe: expected top_k 1 with apply_router_weight_on_input; got top_k 2; fix: apply the weights "
      "when combining (apply_router_weight_on_input=False)."},
+    {"experts of a drop-in past int32", "cutlass_moe_mm",
+     [](Call& c) { c.set("b_tensors", DType::float8_e4m3fn, {kMostExperts, 0, 7}, {0, 7, 1}); },
+     "cutlass_moe_mm: expected the experts of b_tensors in [0, 2^31 - 1); got 9223372036854775807; fix: pass the "
+     "weights "
+     "of the experts on this rank."},
     {"a_tensors not dense", "cutlass_moe_mm",
      [](Call& c) { c.set("a_tensors", DType::float8_e4m3fn, {10, 7}, {8, 1}); },
      "cutlass_moe_mm: expected a_tensors contiguous (start rows count dense rows); got shape [10, 7], "
