@@ -330,7 +330,7 @@ struct Verdict {
 };
 
 inline std::string at(std::int64_t i, std::int64_t j) {
-  return "[" + std::to_string(i) + ", " + std::to_string(j) + "]";
+  return std::string("[").append(std::to_string(i)).append(", ").append(std::to_string(j)).append("]");
 }
 
 // Every element must lie in [rn_out(exact - B), rn_out(exact + B)]; NaN and infinities where exact arithmetic has them.

@@ -370,6 +370,13 @@ struct Gemm {
       }
     }
     ptx::allow_next_kernel();  // its CTAs may take what room there is; they wait for this kernel's end before they read
+    // Peers tell this CTA of each slot that they have read: it stays until the last of them has been heard.
+    if constexpr (kCluster)
+      if (!kGrouped || threadIdx.x == kProducerThread)
+        for (int stage = 0; stage < kStages; ++stage) {
+          ptx::barrier_wait(empty(cta, slot.index), slot.phase ^ 1);
+          slot.advance();
+        }
   }
 
   // How many scales of other tokens stand before a tile's first in a slot: the copy engine starts at multiples of 16 bytes.
@@ -660,6 +667,8 @@ struct Gemm {
       if constexpr (kSplit > 1) stores = gather_partial_sums(cta, done, sums);
       if (stores) store_tile(p, cta, tile, warpgroup, done, first_row, row_vectors, sums);
     }
+    if constexpr (kSplit > 1)  // it stays, too, until it has heard that its last sums were taken
+      if (cta.part > 0) ptx::barrier_wait(partials_full(cta) + 8, (done & 1) ^ 1);
     if (threadIdx.x % kStoringThreads == 0) ptx::store_wait_read<0>();
   }
 
