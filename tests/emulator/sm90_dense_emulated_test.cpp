@@ -107,11 +107,14 @@ TEST_P(EmulatedRow, StoresEveryBitWhateverTheOrder) {
   struct Size {
     std::int64_t m, n, k;
   };
-  const std::int64_t ring = std::int64_t{tile.k} * tile.stages * tile.split_k;
+  const bool in_turns = tile.schedule == plan_tables::Schedule::pingpong;
+  const std::int64_t ring = std::int64_t{tile.k} * tile.stages * tile.split_k,
+                     clusters = emulator::kMultiprocessors / (tile.cluster_m * tile.cluster_n * tile.split_k);
   const Size sizes[] = {
       {1, features - 3, 3 * tile.k * tile.split_k - 32},  // one tile, shorter than the ring
       {tokens + 4, features / 2 + 8, ring + 2 * tile.k + 16},
-      {tokens / 2, features * 3 + 5, 2 * tile.k * tile.split_k},  // several tiles a block
+      // Several tiles a block; two a warpgroup that takes its own, each longer than the ring.
+      {tokens / 2, (in_turns ? 4 : 2) * clusters * features - 11, in_turns ? ring + tile.k : 2 * tile.k * tile.split_k},
   };
   int variant = GetParam();
   for (const Size& size : sizes)

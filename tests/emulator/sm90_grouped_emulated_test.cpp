@@ -3,6 +3,7 @@
 // every row, ragged, masked and drop-in, over even, one-sided and hostile routings. Exact operands, so that each bit is known.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <limits>
@@ -30,7 +31,7 @@ enum class Routing { uneven, one_expert, hostile };
 struct GroupedSetup {
   GroupedForm form;
   Routing routing;
-  bool row_scales, block_scales, tokens_fastest, clear, early;
+  bool row_scales, block_scales, tokens_fastest, clear, early, from_ids;
   std::int64_t experts, rows, n, k;
   DType output;
   std::uint64_t seed;
@@ -46,7 +47,7 @@ struct GroupedSetup {
           : row_scales ? ", row scales"
                        : ", tensor scales")
       << (tokens_fastest ? ", tokens fastest" : "") << (clear ? ", clears" : "") << (early ? ", early" : "")
-      << ", seed " << seed;
+      << (from_ids ? ", from ids" : "") << ", seed " << seed;
     return s.str();
   }
 };
@@ -99,6 +100,8 @@ class GroupedOperands {
   }
 
   const GroupedGemmProblem& problem() const { return problem_; }
+  // Ids whose rows stand at these offsets.
+  const MoeRouteProblem& choices() const { return choices_; }
   std::vector<unsigned char> stored() const {
     const auto* bytes = out_->as<unsigned char>();
     const std::int64_t planes = problem_.form == GroupedForm::masked ? problem_.experts : 1;
@@ -156,6 +159,7 @@ class GroupedOperands {
       begin += count;
     }
     problem_.expert_rows.data = to;
+    if (setup.from_ids) choose(to, experts);
     if (setup.form != GroupedForm::dropin) return;
     auto* sizes = allocate<std::int32_t>(3 * experts);
     auto* pitches = allocate<std::int64_t>(3 * experts);
@@ -173,8 +177,29 @@ class GroupedOperands {
     problem_.out_pitches = {pitches + 2 * experts, 1, true};
   }
 
+  // Choices of the experts whose offsets these are, in any order, and some that go nowhere; the offsets then begin at 0.
+  void choose(std::int32_t* offsets, std::int64_t experts) {
+    std::vector<std::int64_t> ids;
+    for (std::int64_t e = 0; e < experts; ++e)
+      ids.insert(ids.end(), static_cast<std::size_t>(offsets[e + 1] - offsets[e]), e);
+    for (std::int64_t e = experts; e >= 0; --e) offsets[e] -= offsets[0];
+    ids.push_back(experts);
+    if (ids.size() % 2 != 0) ids.push_back(-1);
+    std::shuffle(ids.begin(), ids.end(), random_);
+    auto* to = allocate<std::int64_t>(static_cast<std::int64_t>(ids.size()));
+    std::copy(ids.begin(), ids.end(), to);
+    choices_.top_k = 2;
+    choices_.tokens = static_cast<std::int64_t>(ids.size()) / 2;
+    choices_.experts = experts;
+    choices_.ids = to;
+    choices_.ids_token_stride = 2;
+    choices_.ids_choice_stride = 1;
+    choices_.ids_are_int64 = true;
+  }
+
   std::mt19937_64 random_;
   GroupedGemmProblem problem_;
+  MoeRouteProblem choices_;
   std::vector<proof::GuardedBuffer> inputs_;
   std::unique_ptr<proof::GuardedBuffer> out_;
 };
@@ -206,6 +231,7 @@ std::string run_grouped_row(std::int32_t row, const GroupedSetup& setup, const e
   emulator::conduct(how);
   sm90::EarlyOperands early;
   early.weights = setup.early;
+  if (setup.from_ids) early.choices = &operands.choices();
   const Status status = sm90::launch_grouped(plan, problem, nullptr, nullptr, true, early);
   if (!status.ok()) return status.text();
   const std::vector<unsigned char> stored = operands.stored();
@@ -238,6 +264,7 @@ TEST_P(EmulatedGroupedRow, StoresEveryBitWhateverTheOrder) {
       setup.tokens_fastest = variant % 3 != 0;
       setup.clear = form != GroupedForm::dropin && variant / 2 % 2 == 1;
       setup.early = form == GroupedForm::ragged && variant % 3 == 1;
+      setup.from_ids = setup.early && routing != Routing::hostile && row % 2 == 0;
       setup.experts = 3 + variant % 3;
       setup.rows = (form == GroupedForm::masked ? tokens / 2 : tokens) + 4 * (variant % 5);
       setup.n = variant / 2 % 2 == 0 ? features + 8 : features / 2 + 24;

@@ -241,6 +241,63 @@ std::string replay_graphs(const Options& options, std::int64_t& cases) {
   return "";
 }
 
+// One graph of many launches, each of another row over another run of tokens, as a loop over experts makes them: scales are slices of
+// a longer matrix, some blocks of a cluster have no tokens, and whatever a kernel leaves behind meets a kernel of another kind.
+std::string replay_mixed_rows(const Options& options, std::int64_t& cases) {
+  constexpr std::int64_t kRuns[] = {1, 3, 12, 17, 40, 64, 70, 128, 131, 259, 330, 2, 16, 33};
+  std::int64_t tokens = 0;
+  for (const std::int64_t run : kRuns) tokens += run;
+  for (const Kind kind : {Kind::int8, Kind::fast, Kind::block})
+    for (const int scale_layout : {0, 1, 2}) {
+      if (!any_selected(options, kind) || (kind != Kind::block && scale_layout > 0)) continue;
+      Variant variant;
+      variant.row_scale_a = variant.row_scale_b = true;
+      variant.scale_layout = scale_layout;
+      const std::uint64_t seed = 77 + static_cast<std::uint64_t>(scale_layout);
+      GemmCase test(kind, Data::random, Shape{tokens, 1544, 2064}, variant, seed);
+      test.solve();
+      const GemmProblem& whole = test.device_problem();
+      cudaStream_t stream;
+      require(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "cudaStreamCreate");
+      const auto run_all = [&]() -> std::string {  // each row over a few runs
+        std::int64_t first = 0;
+        for (std::size_t i = 0; i < std::size(kRuns); first += kRuns[i++]) {
+          GemmProblem part = whole;
+          part.m = kRuns[i];
+          part.a = static_cast<const char*>(whole.a) + first * whole.a_stride;
+          part.out = static_cast<char*>(whole.out) + first * whole.out_stride * size_in_bytes(whole.output_dtype);
+          part.scale_a.data += first * whole.scale_a.outer_stride;
+          for (std::int32_t row = static_cast<std::int32_t>(i) % 3; row < table().rows; row += 3) {
+            if (!selected(options, row) || !table().why_not(part, facts(), row).empty()) continue;
+            if (std::string failure = run_row(part, row, stream); !failure.empty()) return failure;
+          }
+        }
+        return "";
+      };
+      std::string failure = run_all();  // attributes are set outside the capture
+      cudaGraph_t graph;
+      cudaGraphExec_t executable;
+      require(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal), "capture");
+      if (failure.empty()) failure = run_all();
+      require(cudaStreamEndCapture(stream, &graph), "end of capture");
+      require(cudaGraphInstantiate(&executable, graph, 0), "instantiate");
+      test.poison_output();
+      for (int i = 0; i < (options.quick ? 2 : 1000) && failure.empty(); ++i) {
+        require(cudaGraphLaunch(executable, stream), "replay");
+        ++cases;
+      }
+      require(cudaStreamSynchronize(stream), "replays of mixed rows");
+      if (failure.empty()) failure = test.judge(false);
+      require(cudaGraphExecDestroy(executable), "destroy");
+      require(cudaGraphDestroy(graph), "destroy");
+      require(cudaStreamDestroy(stream), "destroy");
+      if (!failure.empty())
+        return std::string(name(kind)) + ", scale layout " + std::to_string(scale_layout) + ", seed " +
+               std::to_string(seed) + ": " + failure;
+    }
+  return "";
+}
+
 // Sixteen streams at once, each with its own operands: no state is shared between launches.
 std::string run_streams(const Options& options, std::int64_t& cases) {
   constexpr int kStreams = 16;
@@ -307,5 +364,6 @@ int main(int argument_count, char** arguments) {
   if (options.tiny) return report.finish(junit);
   report.test("gemm", "streams", [&](std::int64_t& cases) { return run_streams(options, cases); });
   report.test("gemm", "graphs", [&](std::int64_t& cases) { return replay_graphs(options, cases); });
+  report.test("gemm", "graphs_of_mixed_rows", [&](std::int64_t& cases) { return replay_mixed_rows(options, cases); });
   return report.finish(junit);
 }
