@@ -116,7 +116,7 @@ std::string failure;
 struct Machine {
   std::vector<Cta> ctas;
   std::vector<Thread> threads;
-  std::vector<Delivery> own, remote;  // copies and arrivals under way: to the block that asked for them, to others
+  std::vector<Delivery> own, remote;  // copies and arrivals under way: into the block that asked for them, out of it
   Meeting cluster;
   Random random{1};
   ucontext_t scheduler;
@@ -602,7 +602,7 @@ void store_box(const CUtensorMap& map, std::uint32_t source, const int (&at)[3])
   const std::array<int, 3> place = {at[0], at[1], at[2]};
   const std::shared_ptr<int> group = thread.open_stores;
   ++*group;
-  post(false, [=, map = map, from = text_of(thread)] {
+  post(true, [=, map = map, from = text_of(thread)] {
     --*group;
     if (cta->gone()) return note(from + ": a copy out of a block that has left");
     const bool inside = for_each_element(map, source, place, [&](std::uint32_t shared_address, std::uint8_t* global) {

@@ -30,7 +30,7 @@ struct Place {
 const Place& here();
 int lane();
 
-// How long what goes to other blocks of a cluster (arrivals, copies for all) may be under way.
+// How long what leaves a block (arrivals at others of its cluster, copies for all of them, stores) may be under way.
 enum class Network : std::uint8_t {
   prompt,  // at once
   any,     // drawn
