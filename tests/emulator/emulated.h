@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// The emulated device as the planner sees it. Must not go here: the machine itself (machine.h).
+// The emulated device as the planner sees it, and where the draws of a test begin. Must not go here: the machine itself (machine.h).
 #pragma once
+#include <cstdlib>
+
 #include "evergemm/plan.h"
 #include "machine.h"
 
@@ -12,6 +14,12 @@ inline DeviceFacts facts() {
   facts.cores = kMultiprocessors;
   facts.shared_memory_bytes = kSharedMemory;
   return facts;
+}
+
+// Added to what each test draws from: EVERGEMM_EMULATED_SEED=1, 2, ... are other sizes, operands and orders of the same tests.
+inline int first_draw() {
+  const char* seed = std::getenv("EVERGEMM_EMULATED_SEED");
+  return seed == nullptr ? 0 : 1000 * std::atoi(seed);
 }
 
 }  // namespace evergemm::emulator

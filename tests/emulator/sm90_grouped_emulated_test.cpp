@@ -253,7 +253,7 @@ TEST_P(EmulatedGroupedRow, StoresEveryBitWhateverTheOrder) {
   constexpr std::array kForms = {GroupedForm::ragged, GroupedForm::masked, GroupedForm::dropin};
   constexpr std::array kRoutings = {Routing::uneven, Routing::one_expert, Routing::hostile};
   constexpr std::array kOutputs = {DType::bfloat16, DType::float16, DType::float32};
-  int variant = row;
+  int variant = row + emulator::first_draw();
   for (const GroupedForm form : kForms)
     for (const Routing routing : kRoutings) {
       GroupedSetup setup{};
@@ -267,7 +267,7 @@ TEST_P(EmulatedGroupedRow, StoresEveryBitWhateverTheOrder) {
       setup.from_ids = setup.early && routing != Routing::hostile && row % 2 == 0;
       setup.experts = 3 + variant % 3;
       setup.rows = (form == GroupedForm::masked ? tokens / 2 : tokens) + 4 * (variant % 5);
-      setup.n = variant / 2 % 2 == 0 ? features + 8 : features / 2 + 24;
+      setup.n = (variant / 2 % 2 == 0 ? features + 8 : features / 2 + 24) + variant / 1000 * 8 % 128;
       setup.k = variant % 3 == 0 ? 144 : 128 * tile.stages / 2 + 272;
       setup.output = kOutputs[static_cast<std::size_t>(variant % (form == GroupedForm::dropin ? 2 : 3))];
       setup.seed = static_cast<std::uint64_t>(++variant);
