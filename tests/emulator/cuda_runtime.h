@@ -75,10 +75,12 @@ inline int __popc(unsigned bits) { return __builtin_popcount(bits); }
 // ---- memory --------------------------------------------------------------------------------------------------------------
 template <class T>
 T __ldg(const T* from) {
+  ::evergemm::emulator::touch_global();
   return *from;
 }
 template <class T>
 T __ldcg(const T* from) {
+  ::evergemm::emulator::touch_global();
   return *from;
 }
 inline int atomicAdd(int* at, int value) {
@@ -165,7 +167,7 @@ cudaError_t cudaFuncSetAttribute(const void* kernel, cudaFuncAttribute attribute
 cudaError_t cudaOccupancyMaxActiveClusters(int* clusters, const void* kernel, const cudaLaunchConfig_t* config);
 cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, const void* kernel, int threads,
                                                           std::size_t shared_bytes);
-// `kernel` points to a Kernel of this folder's runtime.cpp's kind: what it runs in every thread.
+// What a kernel's address points to: what every thread runs.
 struct EmulatedKernel {
   void (*run)(const void* parameters);
 };

@@ -95,7 +95,7 @@ struct Thread {
   Warp* warp = nullptr;
   Place place;
   int lane = 0;
-  bool done = false;
+  bool done = false, waited = false;     // waited: for the previous kernel
   bool (*ready)(const void*) = nullptr;  // null: can go on
   const void* question = nullptr;
   const char* waits_for = "";
@@ -475,6 +475,14 @@ void fail(const std::string& text) {
   for (;;) to_scheduler(true);
 }
 
+void wait_for_previous_kernel() { me().waited = true; }
+void allow_next_kernel() {
+  if (!me().waited) fail("lets the next kernel in before the previous one has ended");
+}
+void touch_global() {
+  if (!me().waited && !how.early) fail("touches global memory before the previous kernel has ended");
+}
+
 std::uint8_t* shared(std::uint32_t address, std::uint32_t bytes) {
   Cta& cta = cta_at(address);
   if (cta.gone()) fail("memory of a block that has left");
@@ -571,6 +579,7 @@ Exchanged exchange(const char* what, std::uint64_t value) {
 
 void load_box(std::uint32_t destination, const CUtensorMap& map, const int (&at)[3], std::uint32_t barrier,
               std::uint16_t mask) {
+  touch_global();
   if (destination % 128 != 0) fail("a copy to an address that is not a multiple of 128");
   const std::array<int, 3> place = {at[0], at[1], at[2]};
   const std::string from = text_of(me());
@@ -596,6 +605,7 @@ void load_box(std::uint32_t destination, const CUtensorMap& map, const int (&at)
   }
 }
 void store_box(const CUtensorMap& map, std::uint32_t source, const int (&at)[3]) {
+  touch_global();
   if (source % 128 != 0) fail("a copy from an address that is not a multiple of 128");
   Thread& thread = me();
   Cta* cta = thread.cta;
@@ -628,6 +638,7 @@ void store_wait_read(int groups) {
   while (me().stores.size() > static_cast<std::size_t>(groups)) me().stores.pop_front();
 }
 void copy_async(std::uint32_t destination, const void* source, int bytes) {
+  touch_global();
   shared(destination, static_cast<std::uint32_t>(bytes));
   me().copies.push_back({destination, source, bytes});
 }

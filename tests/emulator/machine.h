@@ -39,6 +39,7 @@ enum class Network : std::uint8_t {
 struct Conduct {
   std::uint64_t seed = 1;
   Network network = Network::any;
+  bool early = false;  // some operands may be touched before the previous kernel has ended
 };
 void conduct(const Conduct& how);
 
@@ -59,6 +60,11 @@ const std::string& last_failure();
 inline constexpr std::uint32_t kWindow = 1024;  // where a block's shared memory begins
 
 [[noreturn]] void fail(const std::string& text);
+// The kernel before this one in the stream: a thread waits for its end before it touches global memory (touch_global(), or after a
+// launch that says what is there early) and before it lets the next kernel in.
+void wait_for_previous_kernel();
+void allow_next_kernel();
+void touch_global();
 std::uint8_t* shared(std::uint32_t address, std::uint32_t bytes);
 std::uint32_t map_to(std::uint32_t address, std::uint32_t rank);
 

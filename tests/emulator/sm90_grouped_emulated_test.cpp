@@ -272,7 +272,7 @@ TEST_P(EmulatedGroupedRow, StoresEveryBitWhateverTheOrder) {
       setup.output = kOutputs[static_cast<std::size_t>(variant % (form == GroupedForm::dropin ? 2 : 3))];
       setup.seed = static_cast<std::uint64_t>(++variant);
       const emulator::Network network = variant % 2 == 0 ? emulator::Network::any : emulator::Network::late;
-      EXPECT_EQ(run_grouped_row(row, setup, {setup.seed, network}), "")
+      EXPECT_EQ(run_grouped_row(row, setup, {setup.seed, network, setup.early}), "")
           << setup.text() << (network == emulator::Network::late ? ", late" : "");
     }
 }

@@ -49,8 +49,8 @@ inline void store_cluster(std::uint32_t cluster_address, uint4 value) {
 }
 
 // ---- programmatic dependent launch: one kernel at a time here --------------------------------------------------------------
-inline void wait_for_previous_kernel() {}
-inline void allow_next_kernel() {}
+inline void wait_for_previous_kernel() { emulator::wait_for_previous_kernel(); }
+inline void allow_next_kernel() { emulator::allow_next_kernel(); }
 
 // ---- bulk tensor copies ------------------------------------------------------------------------------------------------
 inline std::uint64_t policy_evict_first() { return 0; }
@@ -87,7 +87,7 @@ void store_wait_read() {
   emulator::store_wait_read(kGroups);
 }
 inline void fence_for_copy_engine() {}
-inline float load_global_float(const float* from) { return *from; }
+inline float load_global_float(const float* from) { return __ldg(from); }
 inline void copy_async_4(std::uint32_t destination, const void* source) {
   emulator::copy_async(destination, source, 4);
 }
