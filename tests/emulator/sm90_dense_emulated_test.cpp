@@ -14,7 +14,6 @@
 #include "cuda/sm90/instances.h"
 #include "cuda/sm90/launch.h"
 #include "emulated.h"
-#include "evergemm/run.h"
 #include "gemm_operands.h"
 #include "plan/sm90.h"
 #include "plan/table.h"
@@ -65,13 +64,6 @@ proof::GemmSetup setup_of(const TileConfig& tile, std::int64_t m, std::int64_t n
   return setup;
 }
 
-// By the CPU backend, which has the reference's bits (cpu_gemm_test) in less time.
-Status solve_on_cpu(const GemmProblem& problem) {
-  Plan plan;
-  Status status = evergemm::plan(problem, cpu_facts(), plan);
-  return status.ok() ? run(plan, problem, RunContext{}) : status;
-}
-
 // "" or what went wrong.
 std::string run_row(std::int32_t row, const proof::GemmSetup& setup, const emulator::Conduct& how) {
   proof::GemmOperands operands(setup);
@@ -80,9 +72,7 @@ std::string run_row(std::int32_t row, const proof::GemmSetup& setup, const emula
   problem.device = Device{DeviceType::cuda, 0};
   const std::string why_not = kSm90Table.why_not(problem, emulator::facts(), row);
   if (!why_not.empty()) return std::string("cannot run: ") + why_not;
-  problem.device = Device{DeviceType::cpu, -1};
-  if (const Status solved = solve_on_cpu(problem); !solved.ok()) return solved.text();
-  problem.device = Device{DeviceType::cuda, 0};
+  if (const Status solved = emulator::solve_on_cpu(problem); !solved.ok()) return solved.text();
   const auto bytes = static_cast<std::size_t>(((problem.m - 1) * problem.out_stride + problem.n) *
                                               size_in_bytes(problem.output_dtype));
   const auto* stored = static_cast<const unsigned char*>(problem.out);

@@ -17,9 +17,7 @@
 #include "bound_checker.h"
 #include "cuda/sm90/launch_grouped.h"
 #include "emulated.h"
-#include "evergemm/run.h"
 #include "plan/sm90_grouped.h"
-#include "red_zones.h"
 
 namespace evergemm {
 namespace {
@@ -204,17 +202,6 @@ class GroupedOperands {
   std::unique_ptr<proof::GuardedBuffer> out_;
 };
 
-// By the CPU backend, which has the reference's bits (moe_grouped_test) in less time.
-Status solve_on_cpu(const GroupedGemmProblem& problem) {
-  Plan plan;
-  Status status = evergemm::plan(problem, cpu_facts(), plan);
-  if (!status.ok()) return status;
-  proof::GuardedBuffer workspace(static_cast<std::size_t>(plan.workspace_bytes));
-  RunContext context;
-  context.workspace = workspace.as<void>();
-  return run(plan, problem, context);
-}
-
 std::string run_grouped_row(std::int32_t row, const GroupedSetup& setup, const emulator::Conduct& how) {
   const TileConfig& tile = plan_tables::kSm90GroupedTiles[static_cast<std::size_t>(row)];
   GroupedOperands operands(setup, tile.mainloop == Mainloop::int8 ? DType::int8 : DType::float8_e4m3fn);
@@ -223,9 +210,7 @@ std::string run_grouped_row(std::int32_t row, const GroupedSetup& setup, const e
   Plan plan;
   if (const Status planned = plan_tables::plan_grouped_row_sm90(problem, emulator::facts(), row, plan); !planned.ok())
     return planned.text();
-  problem.device = Device{DeviceType::cpu, -1};
-  if (const Status solved = solve_on_cpu(problem); !solved.ok()) return solved.text();
-  problem.device = Device{DeviceType::cuda, 0};
+  if (const Status solved = emulator::solve_on_cpu(problem); !solved.ok()) return solved.text();
   const std::vector<unsigned char> expected = operands.stored();
   operands.poison_out();
   emulator::conduct(how);
