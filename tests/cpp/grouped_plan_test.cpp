@@ -96,6 +96,25 @@ TEST(GroupedPlan, RowsPerExpertChooseAndAverageRoundsUp) {
   }
 }
 
+TEST(GroupedPlan, EachRuleEndsAtItsRowsPerExpertAndK) {
+  const auto rule = [](Kind kind, std::int64_t per_expert, std::int64_t k) {
+    return planned(problem_of(kind, 8, 8 * per_expert, 1536, k)).rule;
+  };
+  struct Case {
+    std::int64_t per_expert, k;
+    std::int32_t one_sum, promoted;
+  };
+  for (const Case& c : {Case{160, 1024, 0, 2}, Case{161, 1024, 3, 4}, Case{32, 1040, 1, 0}, Case{33, 1040, 2, 0},
+                        Case{48, 2064, 2, 0}, Case{49, 2048, 2, 1}, Case{49, 2064, 2, 3}, Case{96, 2048, 2, 1},
+                        Case{96, 2064, 2, 3}, Case{97, 1024, 0, 2}, Case{97, 1040, 3, 5}, Case{192, 1040, 3, 5},
+                        Case{193, 1024, 4, 4}, Case{193, 2048, 4, 5}, Case{193, 2064, 5, 5}}) {
+    SCOPED_TRACE(std::to_string(c.per_expert) + " rows an expert, k " + std::to_string(c.k));
+    EXPECT_EQ(rule(Kind::int8, c.per_expert, c.k), c.one_sum);
+    EXPECT_EQ(rule(Kind::fast, c.per_expert, c.k), c.one_sum);
+    EXPECT_EQ(rule(Kind::promoted, c.per_expert, c.k), c.promoted);
+  }
+}
+
 TEST(GroupedPlan, WhatTheCopyEngineCannotReadGoesToThePortableRows) {
   const auto by_portable_rows = [](const GroupedGemmProblem& problem) {
     Plan whole;

@@ -8,6 +8,7 @@
 #include <array>
 #include <string>
 
+#include "plan/portable.h"
 #include "plan/rules.h"
 
 namespace evergemm {
@@ -163,6 +164,34 @@ TEST(Plan, PortableRowsSplitALongKWhereTilesAreFew) {
               EXPECT_GE(k / chosen.split_k, 256) << "parts too short to fill a row's stages";
             }
   EXPECT_GT(split, 0);
+}
+
+TEST(Plan, PartsOfKCoverItAndNoneIsEmpty) {
+  for (const std::int64_t k : {0, 1, 128, 129, 1000, 7168, 8201})
+    for (std::int64_t wanted = 1; wanted <= plan_tables::kPortableMostParts; ++wanted) {
+      const std::int64_t parts = plan_tables::parts_of(k, wanted), blocks = plan_tables::blocks_of_part(k, parts);
+      EXPECT_LE(parts, wanted) << k;
+      EXPECT_GE(parts * blocks, plan_tables::blocks_of(k)) << k << " in " << wanted;
+      EXPECT_LT((parts - 1) * blocks, plan_tables::blocks_of(k)) << k << " in " << wanted;
+    }
+}
+
+TEST(Plan, HoppersRowsSplitNoFp8SumOfACallerWhoAsksForOneOrder) {
+  const DeviceFacts facts = facts_of("sm90a");
+  for (const bool fast : {false, true})
+    for (const std::int64_t m : {1, 16, 32, 64}) {
+      GemmProblem problem = problem_of(DType::float8_e4m3fn, m, 1280, 7168);
+      problem.fast_accumulation = fast;
+      Plan split, whole;
+      ASSERT_TRUE(plan(problem, facts, split).ok());
+      EXPECT_GT(split.split_k, 1) << split.name;
+      problem.deterministic = true;
+      ASSERT_TRUE(plan(problem, facts, whole).ok());
+      EXPECT_EQ(whole.split_k, 1) << whole.name;
+      EXPECT_EQ(std::string(whole.name).rfind("sm90_", 0), 0u) << whole.name;
+      EXPECT_EQ(why_not(problem, facts, split.row),
+                "splits k, which changes fp8 sums; deterministic asks for one order");
+    }
 }
 
 TEST(Plan, ExplainSaysHowAnArchitectureMultipliesFp8) {

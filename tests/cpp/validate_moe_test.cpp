@@ -176,6 +176,10 @@ const Rule kMoeRules[] = {
     {"experts beyond int32", "moe_route", [](Call& c) { c.integer("num_local_experts") = INT64_C(1) << 31; },
      "moe_route: expected num_local_experts in [0, 2^31 - 1); got 2147483648; fix: pass the number of "
      "experts on this rank."},
+    {"experts of which one more is beyond int32", "moe_route",
+     [](Call& c) { c.integer("num_local_experts") = (INT64_C(1) << 31) - 1; },
+     "moe_route: expected num_local_experts in [0, 2^31 - 1); got 2147483647; fix: pass the number of "
+     "experts on this rank."},
     {"expert_map dtype", "moe_route", [](Call& c) { c.set("expert_map", DType::float32, {8}); },
      "moe_route: expected expert_map of dtype int32 or int64; got float32; fix: convert or quantize "
      "expert_map to one of them."},

@@ -838,6 +838,13 @@ const LinearRule kLinearRules[] = {
      },
      "quantized_linear: expected azp_adj only with an int8 weight and no input_scale; got a weight of float8_e4m3fn; "
      "fix: leave azp_adj away."},
+    {"azp_adj with input_scale",
+     [](Linear& t) {
+       t.azp_adj = Tensor(DType::int32, {5});
+       t.input_scale = Tensor(DType::float32, {1});
+     },
+     "quantized_linear: expected azp_adj only with an int8 weight and no input_scale; got a weight of int8 with "
+     "input_scale; fix: leave azp_adj away."},
     {"dtype of bias", [](Linear& t) { t.bias = Tensor(DType::float16, {5}); },
      "quantized_linear: expected bias of dtype bfloat16; got float16; fix: pass bias.to(torch.bfloat16)."},
     {"shape of bias", [](Linear& t) { t.bias = Tensor(DType::bfloat16, {1, 5}); },
@@ -912,6 +919,20 @@ TEST(ValidateLinear, WhatIsGivenSaysHowXIsQuantized) {
       EXPECT_GE(reinterpret_cast<const char*>(problem.quantize.azp),
                 static_cast<const char*>(problem.quantize.scale) + 24);
     }
+  }
+}
+
+TEST(ValidateLinear, TheWorkspaceHoldsEveryTokensScalesAndZeroPoints) {
+  Linear asymmetric, blocks;
+  asymmetric.x = blocks.x = Tensor(DType::bfloat16, {1000, 200});
+  asymmetric.azp_adj = Tensor(DType::int32, {5});
+  make_float8(blocks);
+  blocks.weight_scale = Tensor(DType::float32, {1, 2});
+  for (const Linear* linear : {&asymmetric, &blocks}) {
+    LinearProblem problem;
+    ASSERT_EQ(linear->error(&problem), "");
+    EXPECT_GE(place(problem, nullptr), 1000 * (208 + 8));  // a scale and a zero point a token, or two scales
+    EXPECT_EQ(problem.product.scale_a.k_stride, linear == &blocks ? 1000 : 0);
   }
 }
 

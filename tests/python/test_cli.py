@@ -542,6 +542,7 @@ def test_routings_of_the_moe_report(routing):
     if routing == "zipf_1.0":
         assert counts[0] > 2 * counts[8] > 0
     assert moe_report.route(16, 5, 4, 400, routing).counts == counts[:5]
+    assert moe_report.route(16, 16, 16, 9, routing).counts == (9,) * 16  # a token's experts are distinct
 
 
 def test_clocks_are_asked_in_turns():

@@ -42,6 +42,7 @@ def test_a_clean_run_passes(tmp_path, tool):
     [
         (f"{TALLY}\n========= ERROR SUMMARY: 3 errors", 0, "3 findings"),
         (f"{TALLY}\n========= RACECHECK SUMMARY: 1 hazard displayed (1 error, 0 warnings)", 0, "1 findings"),
+        (f"{TALLY}\n{CLEAN['memcheck']}\n========= ERROR SUMMARY: 3 errors", 0, "3 findings"),
         (TALLY, 0, "the tool printed no summary"),
         (CLEAN["memcheck"], 2, "the program ended early, exit code 2"),
         (f"2 tests, 7 cases, 1 failed\n{CLEAN['memcheck']}", 1, "2 tests, 7 cases, 1 failed"),
