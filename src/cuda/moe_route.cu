@@ -403,8 +403,25 @@ const void* kernel_of(bool one) {
              : reinterpret_cast<const void*>(&route_in_shared<kData, false>);
 }
 
-// What a block needs at most that counts more than it places; one that places everything: below 48 KiB.
-constexpr int kMostSharedBytes = 56 * 1024;
+// Copies of a histogram of what lies outside of a slice.
+constexpr int copies_of(int columns) {
+  int copies = 1;
+  while (copies < kMostCopies && 2 * copies * columns <= kOutside) copies *= 2;
+  return copies;
+}
+constexpr int most_counting_warps(int columns) { return std::min(kMostWarps, kCounters / columns); }
+constexpr int shared_bytes(int columns, int counting_warps, int copies) {
+  return 4 * (columns * (counting_warps + 2) + 2 * copies * (columns + kCopyPad));
+}
+// What a block needs at most. (One that places everything has no histograms, and needs less than what needs no asking.)
+constexpr int most_shared_bytes() {
+  int most = 0;
+  for (int columns = kWarp; columns <= kMostExperts; columns += kWarp)
+    most = std::max(most, shared_bytes(columns, most_counting_warps(columns), copies_of(columns)));
+  return most;
+}
+constexpr int kMostSharedBytes = most_shared_bytes();
+static_assert(kMostSharedBytes <= 64 * 1024, "Turing has no more");
 
 // More than a kernel has unasked, where more than one block works; asked for once on each device.
 cudaError_t allow_shared_memory(std::int32_t device) {
@@ -439,7 +456,7 @@ cudaError_t launch_routing(const MoeRouteProblem& problem, Data data, bool clust
   split.columns = std::max(kWarp, static_cast<int>((p.experts + kWarp - 1) / kWarp * kWarp));
   const bool alone = split.choices <= kOneBlock;
   split.cluster = clusters && !alone ? kCluster : 1;
-  auto most_counting = static_cast<unsigned>(std::min(kMostWarps, kCounters / split.columns));
+  auto most_counting = static_cast<unsigned>(most_counting_warps(split.columns));
   if (split.cluster > 1)  // warps rank their choices one after the other; more blocks do so at the same time
     most_counting = std::clamp(divided(split.choices, split.cluster * kMostClusters * kWarp),
                                std::min(kFewWarps, most_counting), most_counting);
@@ -452,23 +469,19 @@ cudaError_t launch_routing(const MoeRouteProblem& problem, Data data, bool clust
   split.slice = divided(split.slice, split.warp_choices) * split.warp_choices;
   split.range = slices * split.slice;
   split.counting_warps = split.slice / split.warp_choices;
-  if (slices > 1) {
-    split.copies = 1;
-    while (split.copies < kMostCopies && 2 * split.copies * split.columns <= kOutside) split.copies *= 2;
-  }
+  if (slices > 1) split.copies = copies_of(split.columns);
   // A thread for each expert and choice of the slice, and for ids besides, of which plain ones come several at a time.
   const unsigned readers = alone         ? 0u
                            : split.plain ? std::min(divided(split.range, kTogether * kWarp), kMostWarps / 2u)
                                          : kMostWarps + 0u;
   const unsigned warps = std::clamp(std::max(static_cast<unsigned>(split.columns / kWarp), readers),
                                     split.counting_warps, kMostWarps + 0u);
-  const std::size_t shared = 4 * (std::size_t{static_cast<unsigned>(split.columns)} * (split.counting_warps + 2) +
-                                  2 * static_cast<std::size_t>(split.copies * (split.columns + kCopyPad)));
+  const int shared = shared_bytes(split.columns, static_cast<int>(split.counting_warps), split.copies);
 
   cudaLaunchConfig_t config{};
   config.gridDim = dim3(blocks);
   config.blockDim = dim3(warps * kWarp);
-  config.dynamicSmemBytes = shared;
+  config.dynamicSmemBytes = static_cast<std::size_t>(shared);
   config.stream = stream;
   cudaLaunchAttribute attributes[2] = {};
   attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
