@@ -141,14 +141,16 @@ void note(const std::string& text) {
 
 std::uint8_t* stack_of(std::size_t thread) {
   static std::uint8_t* stacks = nullptr;
-  constexpr std::size_t kMost = 8 * 512;
+  constexpr std::size_t kMost = 8 * 512, kGuardBytes = 4096, kSpacing = kStackBytes + kGuardBytes;
   if (stacks == nullptr) {
     void* memory =
-        mmap(nullptr, kMost * kStackBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        mmap(nullptr, kMost * kSpacing, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (memory == MAP_FAILED) std::abort();
     stacks = static_cast<std::uint8_t*>(memory);
+    for (std::size_t i = 0; i < kMost; ++i)  // a stack that grows too far meets a page that nobody may touch
+      if (mprotect(stacks + i * kSpacing, kGuardBytes, PROT_NONE) != 0) std::abort();
   }
-  return stacks + thread * kStackBytes;
+  return stacks + thread * kSpacing + kGuardBytes;
 }
 
 void to_scheduler(bool for_ever = false) {
@@ -246,12 +248,7 @@ std::string arrive(Mbarrier& barrier) {
 }
 bool passed(const Mbarrier& barrier, std::uint32_t parity) { return (barrier.phase & 1) != (parity & 1); }
 
-void post(bool remote, Delivery delivery) {
-  if (how.network == Network::prompt)
-    delivery();
-  else
-    (remote ? machine.remote : machine.own).push_back(std::move(delivery));
-}
+void post(bool remote, Delivery delivery) { (remote ? machine.remote : machine.own).push_back(std::move(delivery)); }
 // One that is under way comes; false where there is none that may.
 bool deliver_one(bool nothing_else_can_go_on) {
   std::vector<Delivery>&own = machine.own, &remote = machine.remote;
@@ -314,6 +311,7 @@ const std::array<float, 256>& decoded() {
 }
 // The 32 bytes of one line of an operand, as its descriptor says: 8-line atoms of 128-byte lines, swizzled.
 bool read_line(Cta& cta, std::uint64_t descriptor, int line, std::uint8_t (&to)[32]) {
+  if (descriptor >> 62 != 1) return false;  // 1: swizzled by 128 bytes
   const std::uint32_t start = static_cast<std::uint32_t>(descriptor & 0x3fff) << 4;
   const std::uint32_t stride = static_cast<std::uint32_t>(descriptor >> 32 & 0x3fff) << 4;
   for (std::uint32_t piece = 0; piece < 2; ++piece) {
@@ -358,7 +356,7 @@ void finish_multiply(Thread& thread, const Multiply& instruction) {
           ? multiply_share<float, float>(thread, instruction, [&floats](std::uint8_t code) { return floats[code]; })
           : multiply_share<std::int32_t, std::int32_t>(
                 thread, instruction, [](std::uint8_t code) { return static_cast<std::int8_t>(code); });
-  if (!read) fail("a matrix operand outside of shared memory");
+  if (!read) fail("a matrix operand outside of shared memory, or not swizzled by 128 bytes");
   Shadow& shadow = *instruction.into;
   if (--shadow.pending == 0) std::memcpy(shadow.sums, shadow.values.data(), shadow.values.size() * 4);
 }
@@ -530,6 +528,7 @@ void barrier_wait(std::uint32_t barrier, std::uint32_t parity) {
 }
 
 void named_barrier(int id, int threads, bool waits) {
+  if (id < 0 || id >= kNamedBarriers || threads % kWarp != 0) fail("no such named barrier");
   Meeting& meeting = me().cta->named[static_cast<std::size_t>(id)];
   if (meeting.arrived == 0) meeting.expected = threads;
   if (meeting.expected != threads) fail("a named barrier of two sizes");
@@ -577,10 +576,21 @@ Exchanged exchange(const char* what, std::uint64_t value) {
   return warp.result;
 }
 
+namespace {
+
+void check_box(const CUtensorMap& map, std::uint32_t address, const int (&at)[3]) {
+  if (address % 128 != 0) fail("a box in shared memory that is not at a multiple of 128");
+  if (at[0] * static_cast<std::int64_t>(map.element_bytes) % 16 != 0)
+    fail("a box that begins within 16 bytes of global memory");
+}
+
+}  // namespace
+
 void load_box(std::uint32_t destination, const CUtensorMap& map, const int (&at)[3], std::uint32_t barrier,
               std::uint16_t mask) {
   touch_global();
-  if (destination % 128 != 0) fail("a copy to an address that is not a multiple of 128");
+  check_box(map, destination, at);
+  if (mask >> machine.ctas.size() != 0) fail("a copy for a block that the cluster does not have");
   const std::array<int, 3> place = {at[0], at[1], at[2]};
   const std::string from = text_of(me());
   for (std::size_t rank = 0; rank < machine.ctas.size(); ++rank) {
@@ -606,7 +616,7 @@ void load_box(std::uint32_t destination, const CUtensorMap& map, const int (&at)
 }
 void store_box(const CUtensorMap& map, std::uint32_t source, const int (&at)[3]) {
   touch_global();
-  if (source % 128 != 0) fail("a copy from an address that is not a multiple of 128");
+  check_box(map, source, at);
   Thread& thread = me();
   Cta* cta = thread.cta;
   const std::array<int, 3> place = {at[0], at[1], at[2]};

@@ -8,7 +8,9 @@
 // a matrix instruction reads its operands. What no order may lead to stops the launch with a sentence: threads that wait for ever,
 // arrivals that a barrier does not expect, anything that reaches a block that has left, addresses outside of shared memory.
 //
-// Not here: time, caches, several kernels at a time, memory ordering of ordinary stores between threads (they are seen at once).
+// Not seen here, and for a device and its sanitizers to show: time, caches and registers; the order in which ordinary loads and
+// stores become visible (fences, .release and .acquire do nothing, a load is never late); several kernels at a time; convergence beyond
+// a warp; roundings of fp8 products. What is missing here is therefore no reason to drop a fence.
 // Must not go here: anything that knows the kernels.
 #pragma once
 #include <cstddef>
@@ -32,14 +34,13 @@ int lane();
 
 // How long what leaves a block (arrivals at others of its cluster, copies for all of them, stores) may be under way.
 enum class Network : std::uint8_t {
-  prompt,  // at once
-  any,     // drawn
-  late,    // until nothing else can go on
+  any,   // drawn
+  late,  // until nothing else can go on
 };
 struct Conduct {
   std::uint64_t seed = 1;
   Network network = Network::any;
-  bool early = false;  // some operands may be touched before the previous kernel has ended
+  bool early = false;  // operands are there before the previous kernel has ended: nobody need wait for it
 };
 void conduct(const Conduct& how);
 
@@ -60,8 +61,8 @@ const std::string& last_failure();
 inline constexpr std::uint32_t kWindow = 1024;  // where a block's shared memory begins
 
 [[noreturn]] void fail(const std::string& text);
-// The kernel before this one in the stream: a thread waits for its end before it touches global memory (touch_global(), or after a
-// launch that says what is there early) and before it lets the next kernel in.
+// The kernel before this one in the stream has ended once a thread has waited for it. Not before that may the thread use the copy
+// engine or read-only loads on global memory (plain loads and stores are not seen), or let the next kernel in.
 void wait_for_previous_kernel();
 void allow_next_kernel();
 void touch_global();
@@ -79,7 +80,7 @@ void cluster_barrier();
 void block_barrier();
 int block_barrier_and(int value);
 
-// Of a whole warp: hands each lane's two words to all lanes. `what` tells instructions apart that must not meet.
+// Of a whole warp: hands each lane's value to all lanes. `what` tells instructions apart that must not meet.
 struct Exchanged {
   std::uint64_t values[32];
 };
@@ -96,8 +97,7 @@ void copy_async_arrive(std::uint32_t barrier);
 
 // sums (+)= rows * columns for this thread's share of a 64 x columns tile, 32 bytes of k; operands by descriptors.
 void multiply(void* sums, int columns, bool is_float, std::uint64_t rows, std::uint64_t operand, bool accumulate);
-// All of these are of whole warps.
-void multiply_fence();
+void multiply_fence();  // this and the wait: by whole warps
 void multiply_commit();
 void multiply_wait(int groups);
 

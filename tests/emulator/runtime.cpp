@@ -14,6 +14,7 @@ bool accepted(CUtensorMapDataType type, cuuint32_t dimensions, const void* data,
                           : swizzle == CU_TENSOR_MAP_SWIZZLE_32B ? 32
                                                                  : 0;
   if (dimensions < 2 || dimensions > 3 || reinterpret_cast<std::uintptr_t>(data) % 16 != 0) return false;
+  if (dimensions == 3 && box[2] != 1) return false;  // of several planes: not emulated
   if (inner_bytes % 16 != 0 || (span != 0 && inner_bytes > span)) return false;
   for (cuuint32_t d = 0; d < dimensions; ++d)
     if (sizes[d] == 0 || sizes[d] > (cuuint64_t{1} << 32) || box[d] == 0 || box[d] > 256 || steps[d] != 1) return false;

@@ -137,6 +137,7 @@ inline void store_shared(std::uint32_t address, std::uint16_t value) { write_sha
 // Lane l holds elements (l / 4, l % 4 * 2) and the next of each matrix, and the address of row l % 8 of matrix l / 8.
 template <bool kTransposed>
 void store_matrices(std::uint32_t address, std::uint32_t v0, std::uint32_t v1, std::uint32_t v2, std::uint32_t v3) {
+  if (address % 16 != 0) emulator::fail("a row of stmatrix that is not at a multiple of 16");
   const auto addresses = emulator::exchange("stmatrix", address);
   const std::uint32_t values[4] = {v0, v1, v2, v3};
   const int lane = emulator::lane(), row = lane / 4, column = lane % 4 * 2;
