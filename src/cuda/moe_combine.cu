@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "cuda/device.h"
 #include "cuda/fresh_index.cuh"
 #include "cuda/moe_kernels.h"
 #include "cuda/quantize_kernels.h"
@@ -156,7 +157,7 @@ cudaError_t launch(const MoeCombineProblem& problem, bool early_slots, cudaStrea
   attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
   attribute.val.programmaticStreamSerializationAllowed = 1;
   config.attrs = &attribute;
-  config.numAttrs = 1;
+  config.numAttrs = may_overlap() ? 1 : 0;
   return cudaLaunchKernelExC(&config, kernel_of<Element>(p.output_dtype), arguments);
 }
 

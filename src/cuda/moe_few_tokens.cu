@@ -96,8 +96,9 @@ const void* kernel_of(const QuantizeProblem& p) {
 
 bool few_tokens(const MoeRouteProblem& problem, const RoutedRows& rows) {
   const QuantizeProblem& p = rows.quantize;
-  return problem.choices() <= kMostChoices && problem.top_k <= kMostTopK && problem.experts <= kMostExperts &&
-         p.scheme != QuantizeScheme::per_tensor && rows_have_vectors(p) && p.columns <= kMostRowThreads * kVector;
+  return problem.tokens <= kMostChoices && problem.choices() <= kMostChoices && problem.top_k <= kMostTopK &&
+         problem.experts <= kMostExperts && p.scheme != QuantizeScheme::per_tensor && rows_have_vectors(p) &&
+         p.columns <= kMostRowThreads * kVector;
 }
 
 cudaError_t launch_few_tokens(const MoeRouteProblem& problem, const RoutedRows& rows, std::uint32_t* cleared,

@@ -265,7 +265,8 @@ cudaError_t launch_quantize_routed(const RoutedRows& rows, cudaStream_t stream) 
   if (p.rows == 0 && rows.one_scale == nullptr) return cudaSuccess;
   if (rows_have_vectors(p)) return launch_by_vectors(rows, stream);
   const bool in_groups = p.scheme == QuantizeScheme::per_block;
-  std::int64_t groups = in_groups ? (p.columns + p.group_columns - 1) / p.group_columns : 1;
+  // A group may be wider than any row: no sum with its width.
+  std::int64_t groups = in_groups ? p.columns / p.group_columns + (p.columns % p.group_columns != 0 ? 1 : 0) : 1;
   if (groups == 0) return cudaSuccess;
   const void* kernel = p.x_dtype == DType::bfloat16  ? reinterpret_cast<const void*>(&quantize_routed_any<Bfloat16>)
                        : p.x_dtype == DType::float16 ? reinterpret_cast<const void*>(&quantize_routed_any<Float16>)

@@ -499,6 +499,15 @@ def test_a_row_does_not_depend_on_its_neighbours():
     assert same_bits(layer(x[order], weights[order], ids[order], deterministic=True), whole[order])
 
 
+def test_a_group_wider_than_any_row():
+    x, source = torch.randn(3, 16, dtype=torch.bfloat16), torch.tensor([2, 0, 1], dtype=torch.int32)
+    for group_size in (17, 2**62, 2**63 - 1):
+        expected = evergemm.moe_gather_quantize(x, source, None, None, group_size, torch.float8_e4m3fn)
+        found = evergemm.moe_gather_quantize(x.cuda(), source.cuda(), None, None, group_size, torch.float8_e4m3fn)
+        for one, other in zip(expected, found, strict=True):
+            assert same_bits(one, other.cpu()), group_size
+
+
 def test_more_than_2_to_the_31_elements_of_weights():
     experts, n, k = 70, 8192, 4096
     b = torch.randint(-128, 128, (experts, n, k), dtype=torch.int8, device="cuda")
