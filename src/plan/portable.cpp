@@ -125,7 +125,10 @@ std::string portable_why_not(const GemmProblem& problem, const DeviceFacts& fact
   if (tile.mainloop != wanted)
     return std::string("multiplies ") + text_of(tile.mainloop) + ", the problem is " + text_of(wanted);
   const std::int64_t rows = (problem.m - 1) / tile.m + 1, columns = (problem.n - 1) / tile.n + 1;
-  if (problem.m > 0 && problem.n > 0 && rows > kTileLimit / columns) return "counts tiles in int32";
+  if (problem.m > 0 && problem.n > 0) {
+    if (rows > kTileLimit / columns) return "counts tiles in int32";
+    if (!counts_in_32_bits(tile, problem.n, problem.k)) return "counts tiles along n and stages of k in 32 bits";
+  }
   const std::int32_t shared_memory = shared_memory_of(tile);
   if (shared_memory > facts.shared_memory_bytes)
     return "needs " + std::to_string(shared_memory) + " bytes of shared memory a block, the device has " +

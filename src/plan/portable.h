@@ -34,6 +34,10 @@ struct PortableTile {
 
 constexpr std::int32_t threads_of(const PortableTile& tile) { return tile.warps_m * tile.warps_n * 32; }
 constexpr std::int32_t shared_memory_of(const PortableTile& tile) { return (tile.m + tile.n) * tile.k * tile.stages; }
+// Whether the kernel's 32-bit counts hold the tiles along n, eight rows of which are walked together, and the stages of k.
+constexpr bool counts_in_32_bits(const PortableTile& tile, std::int64_t n, std::int64_t k) {
+  return n / tile.n < (std::int64_t{1} << 29) - 1 && k / tile.k < (std::int64_t{1} << 31) - 1;
+}
 
 // Bytes of shared memory that a block may ask for (CUDA programming guide, table of compute capabilities).
 constexpr std::int32_t shared_memory_limit(Architecture architecture) {

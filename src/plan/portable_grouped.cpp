@@ -42,6 +42,8 @@ std::string grouped_why_not_portable(const GroupedGemmProblem& problem, const De
   const PortableTile& tile = tile_of(facts, row);
   if (!has_grouped(tile)) return "is not compiled for grouped products";
   if (tile.mainloop != mainloop_of(problem)) return "multiplies another type, or sums it in another way";
+  if (problem.rows > 0 && problem.n > 0 && !counts_in_32_bits(tile, problem.n, problem.k))
+    return "counts tiles along n and stages of k in 32 bits";
   GroupedWorkspace workspace;
   if (!grouped_workspace(problem, tile.m, workspace)) return "counts experts and tiles in int32";
   return std::string();

@@ -176,6 +176,25 @@ TEST(Plan, PartsOfKCoverItAndNoneIsEmpty) {
     }
 }
 
+TEST(Plan, PortableRowsRefuseWhatTheyCannotCount) {
+  constexpr std::int64_t kTile = 64;  // columns of the smallest tile that is chosen, and of k in a stage at the least
+  for (const char* architecture : {"sm75", "sm80", "sm89", "sm90a", "sm120"}) {
+    SCOPED_TRACE(architecture);
+    Plan chosen;
+    const auto refused = [&](std::int64_t m, std::int64_t n, std::int64_t k) {
+      return plan(problem_of(DType::float8_e4m3fn, m, n, k), facts_of(architecture), chosen).text();
+    };
+    EXPECT_EQ(refused(1, (kTile << 28), 1), "");
+    EXPECT_NE(refused(1, std::int64_t{1} << 40, 1), "");
+    EXPECT_NE(refused(1, 64, std::int64_t{1} << 39), "");
+    EXPECT_EQ(refused(0, std::int64_t{1} << 40, 1), "");  // nothing to count
+  }
+  const plan_tables::PortableTile& tile = plan_tables::portable_rows_of(plan_tables::MemoryClass::large)[0];
+  EXPECT_TRUE(plan_tables::counts_in_32_bits(tile, tile.n * ((std::int64_t{1} << 29) - 1) - 1, 1));
+  EXPECT_FALSE(plan_tables::counts_in_32_bits(tile, tile.n * ((std::int64_t{1} << 29) - 1), 1));
+  EXPECT_FALSE(plan_tables::counts_in_32_bits(tile, 1, tile.k * ((std::int64_t{1} << 31) - 1)));
+}
+
 TEST(Plan, HoppersRowsSplitNoFp8SumOfACallerWhoAsksForOneOrder) {
   const DeviceFacts facts = facts_of("sm90a");
   for (const bool fast : {false, true})

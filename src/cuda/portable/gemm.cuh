@@ -260,7 +260,7 @@ struct Gemm {
     int first, count;
   };
   static __device__ __forceinline__ int stages_of(const GemmProblem& p) {
-    return static_cast<int>((p.k + kDepth - 1) / kDepth);  // k is some memory's extent: far below 2^37
+    return static_cast<int>((p.k + kDepth - 1) / kDepth);  // counts_in_32_bits()
   }
   static __device__ __forceinline__ int warp_row() {
     return static_cast<int>(threadIdx.x) / 32 % kTile.warps_m * kWarpM;

@@ -49,7 +49,7 @@ struct ExpertTable {
   }
   // Swapped tiles share an expert's rows evenly, in steps of what wgmma's n side can be.
   static __device__ __forceinline__ int token_width(int rows, int tiles) {
-    return kSwap ? ((rows + tiles * kTokenCtas - 1) / (tiles * kTokenCtas) + 15) / 16 * 16 : kTokens;
+    return kSwap ? ((rows - 1) / (tiles * kTokenCtas) + 16) / 16 * 16 : kTokens;  // rows up to 2^31: no sum with them
   }
 
   // Whether the tensor maps, which hold one pitch for all experts, hold this expert's.
