@@ -2,22 +2,17 @@
 // What the Hopper kernels and launches use of CUDA's runtime and built-in functions, on the emulated multiprocessor. Stands in the
 // place of CUDA's header of that name.
 #pragma once
-#include <algorithm>
-#include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <type_traits>
 
+#include "evergemm/numerics.h"
 #include "machine.h"
 
 #define __device__
-#define __host__
-#define __global__
 #define __shared__
-#define __grid_constant__
 #define __forceinline__ inline
 #define __align__(bytes) __attribute__((aligned(bytes)))
-#define __launch_bounds__(...)
 
 namespace evergemm::emulator {
 // A coordinate of the thread that asks, read when it is used.
@@ -56,20 +51,12 @@ constexpr std::common_type_t<X, Y> max(X x, Y y) {
 }
 
 // ---- arithmetic ----------------------------------------------------------------------------------------------------------
-inline float __fmaf_rn(float x, float y, float z) { return std::fma(x, y, z); }
-inline float __fmul_rn(float x, float y) { return x * y; }
-inline float __fadd_rn(float x, float y) { return x + y; }
+inline float __fmaf_rn(float x, float y, float z) { return evergemm::numerics::fma32(x, y, z); }
+inline float __fmul_rn(float x, float y) { return evergemm::numerics::mul32(x, y); }
+inline float __fadd_rn(float x, float y) { return evergemm::numerics::add32(x, y); }
 inline float __int2float_rn(int x) { return static_cast<float>(x); }
-inline float __uint_as_float(unsigned bits) {
-  float value;
-  std::memcpy(&value, &bits, sizeof value);
-  return value;
-}
-inline unsigned __float_as_uint(float value) {
-  unsigned bits;
-  std::memcpy(&bits, &value, sizeof bits);
-  return bits;
-}
+inline float __uint_as_float(unsigned bits) { return evergemm::numerics::bits_to_float(bits); }
+inline unsigned __float_as_uint(float value) { return evergemm::numerics::float_to_bits(value); }
 inline int __popc(unsigned bits) { return __builtin_popcount(bits); }
 
 // ---- memory --------------------------------------------------------------------------------------------------------------
@@ -89,9 +76,8 @@ inline int atomicAdd(int* at, int value) {
   return before;
 }
 inline void __threadfence_block() {}
-inline std::uint32_t __cvta_generic_to_shared(const void*) {
-  return ::evergemm::emulator::kWindow;
-}  // of the block's array
+// Of the block's array, the only pointer that is asked for.
+inline std::uint32_t __cvta_generic_to_shared(const void*) { return ::evergemm::emulator::kWindow; }
 inline void* __cvta_shared_to_generic(std::uint32_t address) { return ::evergemm::emulator::shared(address, 1); }
 
 // ---- warps and blocks ------------------------------------------------------------------------------------------------------
@@ -125,7 +111,6 @@ inline unsigned __match_any_sync(unsigned, int value) {
 // ---- the runtime's calls -----------------------------------------------------------------------------------------------------
 enum cudaError_t {
   cudaSuccess = 0,
-  cudaErrorInvalidValue = 1,
   cudaErrorInvalidConfiguration = 9,
   cudaErrorInvalidDevice = 101,
   cudaErrorLaunchFailure = 719

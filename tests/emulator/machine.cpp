@@ -10,6 +10,7 @@
 #include <cstring>
 #include <deque>
 #include <memory>
+#include <random>
 #include <vector>
 
 #include "evergemm/numerics.h"
@@ -29,18 +30,12 @@ namespace {
 constexpr std::uint32_t kRankShift = 24, kOffsetMask = (1u << kRankShift) - 1;
 constexpr std::size_t kStackBytes = 128 * 1024;
 constexpr int kWarp = 32, kNamedBarriers = 16;
-constexpr int kDeliverOneIn = 6, kSlowOneIn = 6, kSlowness = 24, kMoodSteps = 3000;
+constexpr std::size_t kDeliverOneIn = 6, kSlowOneIn = 6, kSlowness = 24, kMoodSteps = 3000;
 
 struct Random {
-  std::uint64_t state;
-  std::uint64_t next() {  // splitmix64
-    std::uint64_t x = (state += 0x9e3779b97f4a7c15ull);
-    x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9ull;
-    x = (x ^ (x >> 27)) * 0x94d049bb133111ebull;
-    return x ^ (x >> 31);
-  }
-  std::size_t below(std::size_t limit) { return static_cast<std::size_t>(next() % limit); }
-  bool one_in(int n) { return below(static_cast<std::size_t>(n)) == 0; }
+  std::mt19937_64 engine;
+  std::size_t below(std::size_t limit) { return engine() % limit; }
+  bool one_in(std::size_t n) { return below(n) == 0; }
 };
 
 // ---- what there is -----------------------------------------------------------------------------------------------------------
@@ -118,7 +113,7 @@ struct Machine {
   std::vector<Thread> threads;
   std::vector<Delivery> own, remote;  // copies and arrivals under way: into the block that asked for them, out of it
   Meeting cluster;
-  Random random{1};
+  Random random;
   ucontext_t scheduler;
   Thread* current = nullptr;
   const std::function<void()>* body = nullptr;
@@ -274,9 +269,7 @@ std::uint32_t swizzled(std::uint32_t address, CUtensorMapSwizzle swizzle) {
                                                                     : 0;
   return address ^ ((address >> 7 & bits) << 4);
 }
-std::uint32_t box_bytes(const CUtensorMap& map) {
-  return map.box[0] * map.box[1] * (map.dimensions == 3 ? map.box[2] : 1) * map.element_bytes;
-}
+std::uint32_t box_bytes(const CUtensorMap& map) { return map.box[0] * map.box[1] * map.element_bytes; }  // of one plane
 // copy(shared address, place in global memory or null outside of the matrix) for every element of a box.
 template <class Move>
 bool for_each_element(const CUtensorMap& map, std::uint32_t address, const std::array<int, 3>& at, const Move& move) {
@@ -422,7 +415,7 @@ const std::string& last_failure() { return failure; }
 
 std::string launch(const Grid& grid, const std::function<void()>& body) {
   failure.clear();
-  machine.random.state = how.seed;
+  machine.random.engine.seed(how.seed);
   machine.body = &body;
   for (int first = 0; first < grid.blocks && failure.empty(); first += grid.cluster) {
     machine.ctas.assign(static_cast<std::size_t>(grid.cluster), Cta());

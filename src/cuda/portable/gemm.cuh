@@ -553,6 +553,7 @@ struct Gemm {
     std::int64_t row, column;
   };
   static __device__ __forceinline__ Tile tile_at(const Parameters& parameters, unsigned index) {
+    static_assert(kRasterGroup == 8);  // counts_in_32_bits() of plan/portable.h reckons with it
     const unsigned in_group = kRasterGroup * static_cast<unsigned>(parameters.tiles_columns);
     const unsigned group = index / in_group, first = group * kRasterGroup;
     const unsigned height = min(static_cast<unsigned>(parameters.tiles_rows) - first, unsigned{kRasterGroup});

@@ -583,8 +583,9 @@ struct Gemm {
       empty = kCluster ? ptx::cluster_address(Gemm::empty(cta, 0), tells ? lane : cta.rank) : Gemm::empty(cta, 0);
     }
 
+    // Descriptors of a K-major operand with 128-byte swizzle whose 8-row atoms lie 1024 bytes apart.
     static __device__ __forceinline__ std::uint32_t descriptor_low(std::uint32_t address) {
-      return static_cast<std::uint32_t>(ptx::operand_descriptor(address));
+      return (address & 0x3ffff) >> 4 | 1u << 16;
     }
     static constexpr std::uint64_t kDescriptorHigh = std::uint64_t{64} << 32 | std::uint64_t{1} << 62;
 

@@ -223,11 +223,6 @@ EVERGEMM_PTX void pin(std::int32_t& value) { asm volatile("" : "+r"(value)::"mem
 // Keeps the compiler from computing a value again inside a loop.
 EVERGEMM_PTX void keep(std::uint32_t& value) { asm volatile("" : "+r"(value)); }
 EVERGEMM_PTX void keep(std::int64_t& value) { asm volatile("" : "+l"(value)); }
-// A K-major operand with 128-byte swizzle whose 8-row atoms lie 1024 bytes apart.
-EVERGEMM_PTX std::uint64_t operand_descriptor(std::uint32_t address) {
-  return static_cast<std::uint64_t>((address & 0x3ffff) >> 4) | std::uint64_t{1} << 16 | std::uint64_t{64} << 32 |
-         std::uint64_t{1} << 62;
-}
 template <int kRegisters>
 EVERGEMM_PTX void take_registers() {
   asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kRegisters));

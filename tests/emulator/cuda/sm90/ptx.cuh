@@ -104,10 +104,6 @@ inline void pin(float&) {}
 inline void pin(std::int32_t&) {}
 inline void keep(std::uint32_t&) {}
 inline void keep(std::int64_t&) {}
-inline std::uint64_t operand_descriptor(std::uint32_t address) {
-  return static_cast<std::uint64_t>((address & 0x3ffff) >> 4) | std::uint64_t{1} << 16 | std::uint64_t{64} << 32 |
-         std::uint64_t{1} << 62;
-}
 template <int kRegisters>
 void take_registers() {}
 template <int kRegisters>
