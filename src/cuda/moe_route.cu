@@ -58,29 +58,58 @@ __device__ __forceinline__ unsigned count(volatile std::uint32_t* counters, int 
   return before + static_cast<unsigned>(__popc(same & ((1u << lane) - 1)));
 }
 
-// ---- clusters: blocks that read each other's shared memory ----------------------------------------------------------
+// ---- clusters: blocks that write into each other's shared memory ------------------------------------------------------
 
+__device__ __forceinline__ std::uint32_t shared_address(const void* pointer) {
+  return static_cast<std::uint32_t>(__cvta_generic_to_shared(pointer));
+}
+// A barrier of this block that completes when `bytes` have come from others. By one thread; the cluster then meets.
+__device__ __forceinline__ void expect_bytes(std::uint64_t* barrier, unsigned bytes) {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(shared_address(barrier)) : "memory");
+  asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(barrier)), "r"(bytes)
+               : "memory");
+#endif
+}
+// The barriers of all are there. No memory is ordered otherwise: a release would wait for the whole GPU's memory.
 __device__ __forceinline__ void arrive_at_cluster() {
 #if __CUDA_ARCH__ >= 900
   __syncwarp();  // "aligned": by whole warps
-  asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
+  asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory");
 #endif
 }
 __device__ __forceinline__ void wait_for_cluster() {
 #if __CUDA_ARCH__ >= 900
   __syncwarp();
-  asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
+  asm volatile("barrier.cluster.wait.aligned;" ::: "memory");
 #endif
 }
-__device__ __forceinline__ std::uint32_t load_from_block(const std::uint32_t* address, unsigned block) {
-  std::uint32_t value = *address;  // without clusters: this block's
+// To the same place in another block of the cluster, counted by the same barrier there.
+__device__ __forceinline__ void store_to_block(std::uint32_t* to, std::uint32_t value, std::uint64_t* barrier,
+                                               unsigned block) {
 #if __CUDA_ARCH__ >= 900
-  const auto local = static_cast<std::uint32_t>(__cvta_generic_to_shared(address));
-  std::uint32_t remote;
-  asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(remote) : "r"(local), "r"(block));
-  asm volatile("ld.shared::cluster.u32 %0, [%1];" : "=r"(value) : "r"(remote) : "memory");
+  asm volatile(
+      "{ .reg .b32 there, counted;\n"
+      "  mapa.shared::cluster.u32 there, %0, %3;\n"
+      "  mapa.shared::cluster.u32 counted, %1, %3;\n"
+      "  st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.u32 [there], %2, [counted]; }" ::"r"(
+          shared_address(to)),
+      "r"(shared_address(barrier)), "r"(value), "r"(block)
+      : "memory");
 #endif
-  return value;
+}
+__device__ __forceinline__ void wait_for_bytes(std::uint64_t* barrier) {
+#if __CUDA_ARCH__ >= 900
+  std::uint32_t done;
+  do {
+    asm volatile(
+        "{ .reg .pred p; mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 p, [%1], 0; selp.u32 %0, 1, 0, p; }"
+        : "=r"(done)
+        : "r"(shared_address(barrier))
+        : "memory");
+  } while (!done);
+#endif
 }
 
 // ---- choices that are only counted -----------------------------------------------------------------------------------
@@ -118,10 +147,11 @@ struct Data {              // what is written besides
 };
 
 // kOne: a warp has at most 32 choices of the slice, one a lane. Shared memory: counters [warps, columns] of the slice, histograms
-// of what lies before and behind it [2, copies, columns and pad], the block's counts [columns], beginnings [columns].
+// of what lies before and behind it [2, copies, columns and pad], the counts of each block of the cluster [cluster, columns],
+// beginnings [columns].
 // In shared memory thread t has expert t.
 template <bool kData, bool kOne>
-__global__ void __launch_bounds__(kMostThreads)
+__global__ void __launch_bounds__(kMostThreads, 1)
     route_in_shared(const __grid_constant__ MoeRouteProblem p, const __grid_constant__ Split split,
                     const __grid_constant__ Data data) {
   extern __shared__ std::uint32_t memory[];
@@ -132,11 +162,16 @@ __global__ void __launch_bounds__(kMostThreads)
   const int columns = split.columns, pitch = columns + kCopyPad, e = static_cast<int>(threadIdx.x);
   std::uint32_t* const counters = memory;
   std::uint32_t* const outside = counters + split.counting_warps * columns;
-  std::uint32_t* const of_block = outside + 2 * split.copies * pitch;
-  std::uint32_t* const begins = of_block + columns;
+  std::uint32_t* const of_blocks = outside + 2 * split.copies * pitch;
+  std::uint32_t* const begins = of_blocks + (cluster > 1 ? cluster * columns : 0);
+  __shared__ std::uint64_t exchanged;
 
+  if (cluster > 1) {
+    if (threadIdx.x == 0) expect_bytes(&exchanged, cluster * static_cast<unsigned>(columns) * 4);
+    arrive_at_cluster();
+  }
 #pragma unroll 1
-  for (std::uint32_t* word = memory + threadIdx.x; word < of_block; word += blockDim.x) *word = 0;
+  for (std::uint32_t* word = memory + threadIdx.x; word < of_blocks; word += blockDim.x) *word = 0;
   __syncthreads();
   wait_for_previous_kernel();
   allow_next_kernel();  // it waits for this one's end; starting many blocks takes time
@@ -205,23 +240,22 @@ __global__ void __launch_bounds__(kMostThreads)
 #pragma unroll 1
     for (int copy = 0; copy < split.copies; ++copy) sum += outside[(split.copies + copy) * pitch + e];
     of_all = sum;
-    of_block[e] = sum;
   }
   if (cluster > 1) {
-    arrive_at_cluster();
-    wait_for_cluster();
-    if (e < columns) {
-      unsigned of_each[kCluster];
+    wait_for_cluster();  // the others have begun; nobody leaves before all counts have come to it
+    if (e < columns)
 #pragma unroll
-      for (unsigned b = 0; b < kCluster; ++b) of_each[b] = load_from_block(&of_block[e], b);
+      for (unsigned b = 0; b < kCluster; ++b) store_to_block(&of_blocks[rank * columns + e], of_all, &exchanged, b);
+    wait_for_bytes(&exchanged);
+    if (e < columns) {
       of_all = 0;
 #pragma unroll
       for (unsigned b = 0; b < kCluster; ++b) {
-        of_earlier += b < rank ? of_each[b] : 0u;
-        of_all += of_each[b];
+        const unsigned of_block = of_blocks[b * columns + e];
+        of_earlier += b < rank ? of_block : 0u;
+        of_all += of_block;
       }
     }
-    arrive_at_cluster();  // done with the others' counts; nobody leaves before all are
   }
   unsigned sums[kSums] = {of_all}, totals[kSums];
   if constexpr (kData) sums[1] = (of_all + 127) / 128 * 128;
@@ -269,7 +303,6 @@ __global__ void __launch_bounds__(kMostThreads)
 #pragma unroll 1
     for (unsigned i = routed + blockIdx.x * blockDim.x + threadIdx.x; i < split.choices; i += gridDim.x * blockDim.x)
       p.source_row[i] = -1;
-  if (cluster > 1) wait_for_cluster();
 }
 
 // Any number of experts, one block: expert_offsets itself holds the counts,
@@ -410,32 +443,33 @@ constexpr int copies_of(int columns) {
   return copies;
 }
 constexpr int most_counting_warps(int columns) { return std::min(kMostWarps, kCounters / columns); }
-constexpr int shared_bytes(int columns, int counting_warps, int copies) {
-  return 4 * (columns * (counting_warps + 2) + 2 * copies * (columns + kCopyPad));
+// counted: blocks whose counts come to each of them.
+constexpr int shared_bytes(int columns, int counting_warps, int copies, int counted) {
+  return 4 * (columns * (counting_warps + counted + 1) + 2 * copies * (columns + kCopyPad));
 }
 // What a block needs at most. (One that places everything has no histograms, and needs less than what needs no asking.)
-constexpr int most_shared_bytes() {
+constexpr int most_shared_bytes(int counted) {
   int most = 0;
   for (int columns = kWarp; columns <= kMostExperts; columns += kWarp)
-    most = std::max(most, shared_bytes(columns, most_counting_warps(columns), copies_of(columns)));
+    most = std::max(most, shared_bytes(columns, most_counting_warps(columns), copies_of(columns), counted));
   return most;
 }
-constexpr int kMostSharedBytes = most_shared_bytes();
-static_assert(kMostSharedBytes <= 64 * 1024, "Turing has no more");
+static_assert(most_shared_bytes(0) <= 64 * 1024, "Turing has no more");
 
 // More than a kernel has unasked, where more than one block works; asked for once on each device.
-cudaError_t allow_shared_memory(std::int32_t device) {
+cudaError_t allow_shared_memory(std::int32_t device, bool clusters) {
   struct Allowed {
     std::once_flag once;
     cudaError_t error = cudaSuccess;
   };
   static std::array<Allowed, kMaxDevices> cache;
   Allowed& entry = cache[static_cast<std::size_t>(device)];
-  std::call_once(entry.once, [&entry] {
+  std::call_once(entry.once, [&entry, clusters] {
     for (const void* kernel :
          {kernel_of<false>(false), kernel_of<false>(true), kernel_of<true>(false), kernel_of<true>(true)})
       if (entry.error == cudaSuccess)
-        entry.error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kMostSharedBytes);
+        entry.error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                           most_shared_bytes(clusters ? kCluster : 0));
   });
   return entry.error;
 }
@@ -476,7 +510,8 @@ cudaError_t launch_routing(const MoeRouteProblem& problem, Data data, bool clust
                                          : kMostWarps + 0u;
   const unsigned warps = std::clamp(std::max(static_cast<unsigned>(split.columns / kWarp), readers),
                                     split.counting_warps, kMostWarps + 0u);
-  const int shared = shared_bytes(split.columns, static_cast<int>(split.counting_warps), split.copies);
+  const int shared = shared_bytes(split.columns, static_cast<int>(split.counting_warps), split.copies,
+                                  split.cluster > 1 ? static_cast<int>(split.cluster) : 0);
 
   cudaLaunchConfig_t config{};
   config.gridDim = dim3(blocks);
@@ -489,7 +524,7 @@ cudaError_t launch_routing(const MoeRouteProblem& problem, Data data, bool clust
   config.attrs = attributes;
   config.numAttrs = may_overlap() ? 1 : 0;
   if (!alone) {
-    const cudaError_t error = allow_shared_memory(p.device.index);
+    const cudaError_t error = allow_shared_memory(p.device.index, clusters);
     if (error != cudaSuccess) return error;
   }
   if (split.cluster > 1) {

@@ -96,8 +96,10 @@ Status launch(const char* name, const PortableTile& tile, Row& row, const GemmPr
   p.blocks_of_part = static_cast<std::int32_t>(plan_tables::blocks_of_part(problem.k, parts));
   p.partial = workspace;
   const std::int64_t tiles = std::int64_t{p.tiles_rows} * p.tiles_columns;
+  // Where multiprocessors have more than a block each, the next kernel's first blocks would only stand in the way of these.
+  const bool one_wave = tiles * parts <= prepared.multiprocessors;
   cudaError_t error = launch_blocks(row.kernel_of(), tile, plan_tables::shared_memory_of(tile), tiles, parts, &p,
-                                    stream, overlap && prepared.overlaps);
+                                    stream, overlap && prepared.overlaps && one_wave);
   if (error == cudaSuccess && parts > 1)
     error = launch_blocks(row.sum_kernel_of(), tile, 0, tiles, 1, &p, stream, prepared.overlaps);
   return error == cudaSuccess ? Status() : cuda::cuda_failure(name, describe(problem), error);

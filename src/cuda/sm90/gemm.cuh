@@ -247,8 +247,6 @@ struct Gemm {
       consume(p, cta, warpgroup);
       if constexpr (kGrouped) finish_experts(p, cta);
     }
-    // No CTA leaves while a peer may still write into its shared memory or signal its barriers.
-    if constexpr (kCluster) ptx::cluster_meet_unaligned();
   }
 
   static __device__ __forceinline__ void initialize_barriers(const Arguments& p, const Cta& cta) {
@@ -370,7 +368,8 @@ struct Gemm {
       }
     }
     ptx::allow_next_kernel();  // its CTAs may take what room there is; they wait for this kernel's end before they read
-    // Peers tell this CTA of each slot that they have read: it stays until the last of them has been heard.
+    // Peers tell this CTA of each slot that they have read: it stays until the last of them has been heard. Nothing else comes
+    // from them that its consumers have not waited for, so clusters need not meet at their end.
     if constexpr (kCluster)
       if (!kGrouped || threadIdx.x == kProducerThread)
         for (int stage = 0; stage < kStages; ++stage) {
