@@ -12,6 +12,7 @@ namespace evergemm::plan_tables {
 inline constexpr std::int32_t kSm90SharedMemory = 232448;  // bytes a block of compute capability 9.0 may ask for
 inline constexpr std::int32_t kSlabRows = 64;              // rows of one wgmma
 inline constexpr std::int32_t kSwizzleBytes = 128;         // bytes of k in one TMA box: the widest swizzle
+inline constexpr std::int32_t kSwizzleRows = 8;            // rows after which its pattern repeats
 inline constexpr std::int32_t kLeastStagingBuffers = 2;    // output chunks of a warpgroup under way at the same time
 inline constexpr std::int32_t kMostExperts = 512;          // that a grouped tile's table of experts holds
 inline constexpr std::int32_t kExpertBytes = 16;           // of an entry of that table
@@ -23,8 +24,10 @@ struct Geometry {
   std::int32_t cluster_size;
   std::int32_t rows_bytes, columns_bytes;  // of a stage: the operand on the M side, the operand on the N side
   std::int32_t tokens;                     // tokens in a tile
-  std::int32_t token_box;                  // tokens of one copy: a grouped, swapped tile copies what it has
-  std::int32_t scale_box, scale_copies;    // block scales of a stage: values of a copy, copies 128 tokens apart
+  std::int32_t rows_slice,
+      columns_slice;                     // of an operand's tile: what a CTA of a cluster fetches for all that share it
+  std::int32_t token_box;                // tokens of one copy: a grouped tile copies what it has
+  std::int32_t scale_box, scale_copies;  // block scales of a stage: values of a copy, copies 128 tokens apart
   std::int32_t scale_bytes, scale_slot;
   std::int32_t chunk_columns, chunks, chunk_bytes;  // the epilogue stores 64 rows x chunk_columns at a time
   std::int32_t staging_buffers;                     // chunks of a warpgroup that have a place of their own
@@ -51,8 +54,9 @@ constexpr Geometry geometry_with_chunk(const TileConfig& config, std::int32_t ch
   g.rows_bytes = config.m * config.k;
   g.columns_bytes = config.n * config.k;
   g.tokens = config.swap_ab ? config.n : config.m;
-  g.token_box = config.grouped && config.swap_ab ? (config.n <= 64 ? 16 : 32)
-                                                 : g.tokens / (config.swap_ab ? config.cluster_m : config.cluster_n);
+  g.rows_slice = config.m / config.cluster_n;
+  g.columns_slice = config.n / config.cluster_m;
+  g.token_box = !config.swap_ab ? g.tokens / 2 : g.tokens <= 64 ? 16 : 32;
   // The copy engine starts at multiples of 16 bytes, an expert's tokens anywhere: up to three values more.
   const std::int32_t before = config.grouped ? 4 : 0;
   g.scale_copies = config.grouped && g.tokens > 128 ? g.tokens / 128 : 1;
@@ -110,7 +114,8 @@ constexpr bool valid(const TileConfig& config) {
   if (config.m % (cooperative ? 128 : 64) != 0 || config.n % 16 != 0 || config.n > 256) return false;
   if (config.k != 128 && config.k != 256) return false;
   // each CTA of a cluster fetches a slice of whole 8-row swizzle atoms
-  if (config.m % (8 * config.cluster_n) != 0 || config.n % (8 * config.cluster_m) != 0) return false;
+  if (config.m % (kSwizzleRows * config.cluster_n) != 0 || config.n % (kSwizzleRows * config.cluster_m) != 0)
+    return false;
   if (!config.swap_ab && g.chunk_columns < 32) return false;
   if (config.split_k > 1 && config.schedule == Schedule::pingpong) return false;
   // CTAs side by side along the tokens share an expert's rows; only swapped tiles can be made narrow for that

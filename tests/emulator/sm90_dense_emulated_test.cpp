@@ -105,19 +105,26 @@ TEST_P(EmulatedRow, StoresEveryBitWhateverTheOrder) {
   const Size sizes[] = {
       {1, features - 3, 3 * tile.k * tile.split_k - 32},  // one tile, shorter than the ring
       {tokens + 4, features / 2 + 8, ring + 2 * tile.k + 16},
+      {tokens / 2, 2 * features + features / 8, 3 * tile.k},  // clusters reach past both edges
       // Several tiles a block; two a warpgroup that takes its own, each longer than the ring.
       {tokens / 2, (in_turns ? 4 : 2) * clusters * features - 8, in_turns ? ring + tile.k : 2 * tile.k * tile.split_k},
   };
   int variant = GetParam() + emulator::first_draw();
-  for (const Size& size : sizes)
-    for (const emulator::Network network : {emulator::Network::any, emulator::Network::late}) {
-      const std::int64_t more = emulator::first_draw() == 0 ? 0 : variant * 7919 % 64;
-      const proof::GemmSetup setup =
-          setup_of(tile, size.m + more % 5, size.n + more * 4, size.k + more * 16, variant++);
-      const emulator::Conduct how{static_cast<std::uint64_t>(variant), network};
-      EXPECT_EQ(run_row(GetParam(), setup, how), "")
-          << setup.text() << (network == emulator::Network::late ? ", late" : "");
-    }
+  for (const Size& size : sizes) {
+    const bool past_edges = &size == &sizes[2];
+    if (past_edges && tile.cluster_m * tile.cluster_n == 1) continue;
+    // A CTA at the corner that runs ahead of the one across shows in few orders.
+    const int orders = past_edges && tile.cluster_m > 1 && tile.cluster_n > 1 ? 6 : 1;
+    for (int order = 0; order < orders; ++order)
+      for (const emulator::Network network : {emulator::Network::any, emulator::Network::late}) {
+        const std::int64_t more = emulator::first_draw() == 0 ? 0 : variant * 7919 % 64;
+        const proof::GemmSetup setup =
+            setup_of(tile, size.m + more % 5, size.n + more * 4, size.k + more * 16, variant++);
+        const emulator::Conduct how{static_cast<std::uint64_t>(variant), network};
+        EXPECT_EQ(run_row(GetParam(), setup, how), "")
+            << setup.text() << (network == emulator::Network::late ? ", late" : "");
+      }
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(Sm90, EmulatedRow, testing::Range(std::int32_t{0}, kSm90Rows),

@@ -223,6 +223,8 @@ struct Gemm {
     if (threadIdx.x == kProducerThread) {
       ptx::prefetch_map(&p.rows_map);
       ptx::prefetch_map(&p.columns_map);
+      if (!kGrouped && p.short_rows > 0) ptx::prefetch_map(&p.short_rows_map);
+      if (!kGrouped && p.short_columns > 0) ptx::prefetch_map(&p.short_columns_map);
     }
     if (kPromoted && !p.block_scales) fill_unit_scales(cta);
     if constexpr (kGrouped) {
@@ -278,7 +280,7 @@ struct Gemm {
 
   static __device__ __forceinline__ void produce_operands(const Arguments& p, const Cta& cta) {
     // This CTA fetches a slice of each operand and hands it to its peers along the cluster.
-    constexpr int kRowSlice = kConfig.m / kClusterN, kColumnSlice = kColumns / kClusterM;
+    constexpr int kRowSlice = kGeometry.rows_slice, kColumnSlice = kGeometry.columns_slice;
     std::uint16_t rows_mask = 0, columns_mask = 0;
     for (int i = 0; i < kClusterN; ++i)
       rows_mask |= static_cast<std::uint16_t>(1 << (cta.row + i * kClusterM + cta.part * kClusterM * kClusterN));
@@ -291,7 +293,6 @@ struct Gemm {
     const std::uint64_t rows_policy = kSwap ? weights_policy : tokens_policy;
     const std::uint64_t columns_policy = kSwap ? tokens_policy : weights_policy;
     const bool load_scales = kPromoted && p.block_scales && p.scales_by_tma;
-    const int stage_bytes = kGeometry.rows_bytes + kGeometry.columns_bytes + (load_scales ? kGeometry.scale_bytes : 0);
 
     // Before the previous kernel has finished, weights may go into L2 (nothing observes them there); reading waits.
     int entry = 0;
@@ -326,6 +327,18 @@ struct Gemm {
         __syncwarp();
         if (threadIdx.x != kProducerThread) continue;
       }
+      // Clusters reach past the edge where an odd number of tiles lies along them: there may be nothing at all.
+      int rows_there = row_limit(p, tile) - tile.row;
+      const int columns_there = column_limit(p, tile) - tile.column;
+      // A CTA that waited for nothing could tell a peer of two rounds before the CTA across, its peer's other peer, tells of one.
+      if constexpr (kClusterM > 1 && kClusterN > 1)
+        if (tile.column + (kClusterN - 1 - cta.column) * kColumns >= column_limit(p, tile))
+          rows_there = max(rows_there, 1);
+      const bool scales_there = load_scales && (kSwap ? columns_there : rows_there) > 0;
+      const int stage_bytes = (rows_of_slices<kRowSlice, kClusterN>(rows_there, p.short_rows) +
+                               rows_of_slices<kColumnSlice, kClusterM>(columns_there, p.short_columns)) *
+                                  kGeometry.k_steps * kSwizzleBytes +
+                              (scales_there ? kGeometry.scale_bytes : 0);
       for (int block = cta.k_begin; block < cta.k_begin + cta.k_blocks; ++block) {
         ptx::barrier_wait(empty(cta, slot.index), slot.phase ^ 1);
         const std::uint32_t arrived = full(cta, slot.index);
@@ -345,23 +358,18 @@ struct Gemm {
         for (int step = 0; step < kGeometry.k_steps; ++step) {
           const int k = (block * kGeometry.k_steps + step) * kSwizzleBytes;
           const std::uint32_t to = rows + step * kConfig.m * kSwizzleBytes + cta.column * kRowSlice * kSwizzleBytes;
-          if constexpr (kClusterN > 1)
-            ptx::load_box_multicast(to, &p.rows_map, k, tile.row + cta.column * kRowSlice, arrived, rows_policy,
-                                    rows_mask);
-          else
-            ptx::load_box(to, &p.rows_map, k, tile.row, arrived, rows_policy);
+          load_slice<kRowSlice, (kClusterN > 1)>(to, p.rows_map, p.short_rows_map, k, tile.row + cta.column * kRowSlice,
+                                                 rows_there - cta.column * kRowSlice, arrived, rows_policy, rows_mask);
         }
 #pragma unroll
         for (int step = 0; step < kGeometry.k_steps; ++step) {
           const int k = (block * kGeometry.k_steps + step) * kSwizzleBytes;
           const std::uint32_t to = columns + step * kColumns * kSwizzleBytes + cta.row * kColumnSlice * kSwizzleBytes;
-          if constexpr (kClusterM > 1)
-            ptx::load_box_multicast(to, &p.columns_map, k, tile.column + cta.row * kColumnSlice, arrived,
-                                    columns_policy, columns_mask);
-          else
-            ptx::load_box(to, &p.columns_map, k, tile.column, arrived, columns_policy);
+          load_slice<kColumnSlice, (kClusterM > 1)>(
+              to, p.columns_map, p.short_columns_map, k, tile.column + cta.row * kColumnSlice,
+              columns_there - cta.row * kColumnSlice, arrived, columns_policy, columns_mask);
         }
-        if (load_scales)
+        if (scales_there)
           ptx::load_box(cta.base + kGeometry.at_scales + slot.index * kGeometry.scale_slot, &p.scale_map,
                         kSwap ? tile.column : tile.row, block, arrived, tokens_policy);
         slot.advance();
@@ -378,6 +386,32 @@ struct Gemm {
         }
   }
 
+  // A slice of which `there` rows exist is copied whole, in a short box, or not at all.
+  template <int kSlice>
+  static __device__ __forceinline__ bool is_whole(int there) {
+    return there > kSlice - plan_tables::kSwizzleRows;
+  }
+  // Rows that come of a tile's side in kMembers slices.
+  template <int kSlice, int kMembers>
+  static __device__ __forceinline__ int rows_of_slices(int there, int short_rows) {
+    int rows = 0;
+#pragma unroll
+    for (int member = 0; member < kMembers; ++member, there -= kSlice)
+      rows += is_whole<kSlice>(there) ? kSlice : there > 0 ? short_rows : 0;
+    return rows;
+  }
+  template <int kSlice, bool kMulticast>
+  static __device__ __forceinline__ void load_slice(std::uint32_t to, const CUtensorMap& map,
+                                                    const CUtensorMap& short_map, int k, int row, int there,
+                                                    std::uint32_t arrived, std::uint64_t policy, std::uint16_t mask) {
+    if (there <= 0) return;
+    const CUtensorMap* boxes = is_whole<kSlice>(there) ? &map : &short_map;
+    if constexpr (kMulticast)
+      ptx::load_box_multicast(to, boxes, k, row, arrived, policy, mask);
+    else
+      ptx::load_box(to, boxes, k, row, arrived, policy);
+  }
+
   // How many scales of other tokens stand before a tile's first in a slot: the copy engine starts at multiples of 16 bytes.
   static __device__ __forceinline__ int scale_shift(const Arguments& p, const Tile& tile) {
     return kGrouped && p.scales_by_tma ? (kSwap ? tile.column : tile.row) & 3 : 0;
@@ -385,7 +419,7 @@ struct Gemm {
 
   // How many boxes of token_box a grouped tile's tokens come in.
   static __device__ __forceinline__ int token_boxes(const Tile& tile) {
-    return kSwap ? (tile.width + kGeometry.token_box - 1) / kGeometry.token_box : kTokens / kGeometry.token_box;
+    return (tile.width + kGeometry.token_box - 1) / kGeometry.token_box;
   }
 
   // One stage of a grouped tile, first half: what it waits for, and weights, which are one box (a slice of it).
@@ -398,9 +432,13 @@ struct Gemm {
                                                : kGeometry.at_columns + slot * kGeometry.columns_bytes);
     const CUtensorMap* map = kSwap ? &p.rows_map : &p.columns_map;
     const int k = block * kSwizzleBytes, feature = kSwap ? tile.row : tile.column;
-    ptx::barrier_arrive_expecting(arrived, (kSwap ? kGeometry.rows_bytes : kGeometry.columns_bytes) +
+    const bool there = feature < p.n;  // a pair of CTAs may reach past the edge
+    ptx::barrier_arrive_expecting(arrived, (!there  ? 0
+                                            : kSwap ? kGeometry.rows_bytes
+                                                    : kGeometry.columns_bytes) +
                                                token_boxes(tile) * kGeometry.token_box * kSwizzleBytes +
                                                (load_scales ? kGeometry.scale_bytes : 0));
+    if (!there) return;
     if constexpr (kTokenCtas > 1) {  // each CTA along the tokens fetches a slice of the weights for all of them
       constexpr int kSlice = kConfig.m / kTokenCtas;
       ptx::load_box_multicast(to + cta.column * kSlice * kSwizzleBytes, map, k, feature + cta.column * kSlice,
@@ -654,8 +692,8 @@ struct Gemm {
       RowVectors row_vectors;  // requested before the main loop, used after it
       load_row_vectors(p, tile, first_row, row_vectors);
       Accumulator sums[kSlabs][kAccumulators];
-      if (kGrouped && !kSwap && !kPingpong && first_row >= tile.token_end)
-        pass_over(cta, ring, slot);
+      if (first_row >= row_limit(p, tile) || tile.column >= column_limit(p, tile))
+        pass_over(cta, ring, slot, warpgroup, passes_turn);
       else if constexpr (kPromoted)
         main_loop_promoted(p, cta, ring, slot, warpgroup, tile, row_offset, passes_turn, sums);
       else if constexpr (kGrouped && kSwap)
@@ -676,13 +714,16 @@ struct Gemm {
     if (passes_turn) ptx::named_barrier_arrive(kTurnBarrier + (warpgroup ^ 1), 256);
   }
 
-  // A share of a tile in which no expert has rows.
-  static __device__ __forceinline__ void pass_over(const Cta& cta, const Ring& ring, Slot& slot) {
+  // A share of a tile that has no rows or no columns.
+  static __device__ __forceinline__ void pass_over(const Cta& cta, const Ring& ring, Slot& slot, int warpgroup,
+                                                   bool passes_turn) {
     for (int block = 0; block < cta.k_blocks; ++block) {
       ring.wait(slot);
+      __syncwarp();  // no wgmma brings the lanes together, and one tells for all of them
       ring.release(slot.index);
       slot.advance();
     }
+    pass_turn(warpgroup, passes_turn);
   }
 
   // Multiplies `width` columns, between 16 * kFrom and 16 * kTo: one loop for each, as the instruction's text holds its size.

@@ -102,8 +102,8 @@ bool fill_maps(const GroupedGemmProblem& problem, const TileConfig& tile, const 
                  problem.experts, problem.b_expert_stride};
   if (!encode(a, plan_tables::kSwizzleBytes, geometry.token_box, CU_TENSOR_MAP_SWIZZLE_128B,
               tile.swap_ab ? p.columns_map : p.rows_map) ||
-      !encode(b, plan_tables::kSwizzleBytes, tile.swap_ab ? tile.m / tile.cluster_n : tile.n,
-              CU_TENSOR_MAP_SWIZZLE_128B, tile.swap_ab ? p.rows_map : p.columns_map))
+      !encode(b, plan_tables::kSwizzleBytes, tile.swap_ab ? geometry.rows_slice : tile.n, CU_TENSOR_MAP_SWIZZLE_128B,
+              tile.swap_ab ? p.rows_map : p.columns_map))
     return false;
 
   p.store_by_tma = 0;
