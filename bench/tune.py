@@ -27,7 +27,7 @@ Key = tuple[str, int, int, int]  # kind, n, k, m
 RESIDENT = {1: 132, 2: 66, 4: 31}  # clusters of that size that an H100 holds at a time
 BYTES_PER_MICROSECOND = 2.8e6
 LAUNCH_MICROSECONDS = 3.0
-FEW_TOKENS, MIDDLE_TOKENS = 128, 320
+FEW_TOKENS, MIDDLE_TOKENS = 128, 256
 SINGLE_WAVE = 1.2  # ping-pong with one wave leaves a warpgroup idle: block_ns times this
 RATE = 8192 * 1.6e3  # operations a microsecond of one multiprocessor's tensor cores
 
@@ -47,20 +47,20 @@ class Row:
     """A row's tile, read from its name."""
 
     def __init__(self, name: str):
-        parts = re.match(r"sm90_\w+?_(\d+)x(\d+)x\d+_c(\d)x(\d)(_split\d)?_(\w+?)(_swap)?$", name)
+        parts = re.match(r"sm90_\w+?_(\d+)x(\d+)x\d+_c(\d)x(\d)(?:_split(\d))?_(\w+?)(_swap)?$", name)
         if parts is None:
             raise ValueError(f"tune: expected a name such as sm90_fp8_128x256x128_c2x1_cooperative; got {name}")
         self.m, self.n, self.cluster_m, self.cluster_n = (int(parts[i]) for i in range(1, 5))
-        self.splits, self.pingpong, self.swapped = bool(parts[5]), parts[6] == "pingpong", bool(parts[7])
+        self.split, self.pingpong, self.swapped = int(parts[5] or 1), parts[6] == "pingpong", bool(parts[7])
 
     def reaches(self, m: int) -> bool:
         """Small tiles starve on L2 where many waves of them run: they are fitted and used for middle token counts only."""
-        return m <= MIDDLE_TOKENS or not (self.swapped or self.m == 64)
+        return m <= MIDDLE_TOKENS or not (self.swapped or self.m == 64 or self.n == 64)
 
     def waves(self, m: int, n: int) -> int:
         rows, columns = (n, m) if self.swapped else (m, n)
         tiles = -(-rows // (self.m * self.cluster_m)) * -(-columns // (self.n * self.cluster_n))
-        return -(-tiles // RESIDENT[self.cluster_m * self.cluster_n])
+        return -(-tiles // RESIDENT[self.cluster_m * self.cluster_n * self.split])
 
     def microseconds(self, cost: tuple[float, float], key: Key) -> float:
         _, n, k, m = key
@@ -77,7 +77,7 @@ def fit(cells: dict[Key, dict[str, float]], keys: list[Key]) -> dict[str, tuple[
     samples = collections.defaultdict(list)
     for key in keys:
         for name, time in cells[key].items():
-            if not Row(name).splits and Row(name).reaches(key[3]):
+            if Row(name).reaches(key[3]):
                 samples[name].append((key, time))
     costs = {}
     for name, points in samples.items():

@@ -79,7 +79,7 @@ std::span<const Rule> least_time(std::span<const TileCost> costs, std::span<cons
   std::size_t best = costs.size() - 1;
   Prediction least = predict(costs[best], problem, facts);
   for (std::size_t i = 0; i + 1 < costs.size(); ++i) {
-    if (problem.m > costs[i].most_tokens) continue;
+    if (problem.m > costs[i].most_tokens || (problem.deterministic && splits_k(costs[i].row))) continue;
     const Prediction prediction = predict(costs[i], problem, facts);
     if (!(prediction < least)) continue;
     least = prediction;

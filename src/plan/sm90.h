@@ -30,10 +30,12 @@ inline constexpr std::array kSm90Tiles = {
     TileConfig{Mainloop::int8,  64, 128, 128,  8, 1, 1, 1, Schedule::pingpong, false},
     TileConfig{Mainloop::int8, 128,  64, 128,  8, 2, 2, 1, Schedule::cooperative, false},
     TileConfig{Mainloop::int8, 128,  96, 128,  7, 2, 1, 1, Schedule::cooperative, false},
+    TileConfig{Mainloop::int8, 128,  96, 128,  7, 2, 2, 1, Schedule::cooperative, false},
     TileConfig{Mainloop::int8, 128, 112, 128,  6, 2, 1, 1, Schedule::cooperative, false},
     TileConfig{Mainloop::int8, 128, 128, 128,  6, 2, 1, 1, Schedule::cooperative, false},
     TileConfig{Mainloop::int8, 128, 128, 128,  6, 2, 2, 1, Schedule::cooperative, false},
     TileConfig{Mainloop::int8, 128, 128, 128,  6, 1, 2, 1, Schedule::pingpong, false},
+    TileConfig{Mainloop::int8, 128, 144, 128,  5, 2, 2, 1, Schedule::cooperative, false},
     TileConfig{Mainloop::int8, 128, 176, 128,  5, 2, 1, 1, Schedule::pingpong, false},
     TileConfig{Mainloop::int8, 128, 192, 128,  4, 2, 1, 1, Schedule::cooperative, false},
     TileConfig{Mainloop::int8, 128, 224, 128,  4, 2, 1, 1, Schedule::cooperative, false},
@@ -54,10 +56,12 @@ inline constexpr std::array kSm90Tiles = {
     TileConfig{Mainloop::fp8_fast,  64, 128, 128,  8, 1, 1, 1, Schedule::pingpong, false},
     TileConfig{Mainloop::fp8_fast, 128,  64, 128,  8, 2, 2, 1, Schedule::cooperative, false},
     TileConfig{Mainloop::fp8_fast, 128,  96, 128,  7, 2, 1, 1, Schedule::cooperative, false},
+    TileConfig{Mainloop::fp8_fast, 128,  96, 128,  7, 2, 2, 1, Schedule::cooperative, false},
     TileConfig{Mainloop::fp8_fast, 128, 112, 128,  6, 2, 1, 1, Schedule::cooperative, false},
     TileConfig{Mainloop::fp8_fast, 128, 128, 128,  6, 2, 1, 1, Schedule::cooperative, false},
     TileConfig{Mainloop::fp8_fast, 128, 128, 128,  6, 2, 2, 1, Schedule::cooperative, false},
     TileConfig{Mainloop::fp8_fast, 128, 128, 128,  6, 1, 2, 1, Schedule::pingpong, false},
+    TileConfig{Mainloop::fp8_fast, 128, 144, 128,  5, 2, 2, 1, Schedule::cooperative, false},
     TileConfig{Mainloop::fp8_fast, 128, 176, 128,  5, 2, 1, 1, Schedule::pingpong, false},
     TileConfig{Mainloop::fp8_fast, 128, 192, 128,  4, 2, 1, 1, Schedule::cooperative, false},
     TileConfig{Mainloop::fp8_fast, 128, 224, 128,  4, 2, 1, 1, Schedule::cooperative, false},
@@ -76,6 +80,9 @@ inline constexpr std::array kSm90Tiles = {
     TileConfig{Mainloop::fp8_promoted,  64,  64, 128,  6, 1, 1, 3, Schedule::basic, true},
     TileConfig{Mainloop::fp8_promoted,  64, 128, 128,  7, 1, 1, 1, Schedule::pingpong, false},
     TileConfig{Mainloop::fp8_promoted, 128,  64, 128,  8, 2, 1, 1, Schedule::cooperative, false},
+    TileConfig{Mainloop::fp8_promoted, 128,  64, 128,  6, 1, 1, 2, Schedule::cooperative, false},
+    TileConfig{Mainloop::fp8_promoted, 128,  96, 128,  7, 2, 1, 1, Schedule::cooperative, false},
+    TileConfig{Mainloop::fp8_promoted, 128,  96, 128,  7, 2, 2, 1, Schedule::cooperative, false},
     TileConfig{Mainloop::fp8_promoted, 128, 128, 128,  6, 2, 1, 1, Schedule::cooperative, false},
     TileConfig{Mainloop::fp8_promoted, 128, 128, 128,  6, 2, 2, 1, Schedule::cooperative, false},
     TileConfig{Mainloop::fp8_promoted, 256,  96, 128,  3, 1, 2, 1, Schedule::cooperative, false},
@@ -187,64 +194,71 @@ struct TileCost {
   std::int32_t block_ns, tile_ns;
   std::int32_t single_block_ns;  // block_ns where there is one wave: ping-pong then leaves one warpgroup idle
 };
-inline constexpr std::int64_t kMiddleTokens = 320;
+inline constexpr std::int64_t kMiddleTokens = 256;
 inline constexpr std::int64_t kSm90BytesPerNanosecond = 2800;
 inline constexpr const char* kLeastTime =
     "least predicted time of whole waves of its tiles, from costs measured for each row";
 
 inline constexpr std::array kSm90Int8Costs = {
-    TileCost{swapped(Mainloop::int8, 64, 128, 1, 2), kMiddleTokens, 228, 1250, 228},
-    TileCost{swapped(Mainloop::int8, 128, 128, 1, 2), kMiddleTokens, 310, 2500, 310},
-    TileCost{pingpong(Mainloop::int8, 64, 128, 1, 1), kMiddleTokens, 202, 1000, 202},
-    TileCost{cooperative(Mainloop::int8, 128, 64, 2, 2), any, 212, 1000, 212},
-    TileCost{cooperative(Mainloop::int8, 128, 96, 2, 1), any, 367, 1250, 367},
-    TileCost{cooperative(Mainloop::int8, 128, 112, 2, 1), any, 380, 1750, 380},
-    TileCost{cooperative(Mainloop::int8, 128, 128, 2, 1), any, 404, 1500, 404},
-    TileCost{cooperative(Mainloop::int8, 128, 128, 2, 2), any, 349, 1750, 349},
-    TileCost{pingpong(Mainloop::int8, 128, 128, 1, 2), any, 404, 1250, 484},
-    TileCost{pingpong(Mainloop::int8, 128, 176, 2, 1), any, 468, 2000, 580},
-    TileCost{cooperative(Mainloop::int8, 128, 192, 2, 1), any, 524, 2500, 524},
-    TileCost{cooperative(Mainloop::int8, 128, 224, 2, 1), any, 597, 3500, 597},
-    TileCost{cooperative(Mainloop::int8, 128, 256, 2, 1), any, 682, 3000, 682},
-    TileCost{cooperative(Mainloop::int8, 256, 112, 1, 2), any, 611, 3000, 611},
-    TileCost{cooperative(Mainloop::int8, 256, 128, 1, 2), any, 682, 3000, 682},
+    TileCost{swapped(Mainloop::int8, 64, 128, 1, 2), kMiddleTokens, 209, 1250, 209},
+    TileCost{swapped(Mainloop::int8, 128, 128, 1, 2), kMiddleTokens, 334, 1500, 334},
+    TileCost{pingpong(Mainloop::int8, 64, 128, 1, 1), kMiddleTokens, 199, 1000, 199},
+    TileCost{cooperative(Mainloop::int8, 128, 64, 2, 2), any, 203, 1000, 203},
+    TileCost{cooperative(Mainloop::int8, 128, 96, 2, 1), any, 345, 1000, 345},
+    TileCost{cooperative(Mainloop::int8, 128, 96, 2, 2), any, 263, 1250, 263},
+    TileCost{cooperative(Mainloop::int8, 128, 112, 2, 1), any, 365, 1500, 365},
+    TileCost{cooperative(Mainloop::int8, 128, 128, 2, 1), any, 397, 1250, 397},
+    TileCost{cooperative(Mainloop::int8, 128, 128, 2, 2), any, 334, 1500, 334},
+    TileCost{pingpong(Mainloop::int8, 128, 128, 1, 2), any, 387, 1250, 464},
+    TileCost{cooperative(Mainloop::int8, 128, 144, 2, 2), any, 383, 2000, 383},
+    TileCost{pingpong(Mainloop::int8, 128, 176, 2, 1), any, 424, 2500, 509},
+    TileCost{cooperative(Mainloop::int8, 128, 192, 2, 1), any, 510, 2250, 510},
+    TileCost{cooperative(Mainloop::int8, 128, 224, 2, 1), any, 565, 2750, 565},
+    TileCost{cooperative(Mainloop::int8, 128, 256, 2, 1), any, 652, 2500, 652},
+    TileCost{cooperative(Mainloop::int8, 256, 112, 1, 2), any, 584, 2500, 584},
+    TileCost{cooperative(Mainloop::int8, 256, 128, 1, 2), any, 675, 2250, 675},
 };
 inline constexpr std::array kSm90Fp8Costs = {
-    TileCost{swapped(Mainloop::fp8_fast, 64, 128, 1, 2), kMiddleTokens, 228, 1250, 228},
-    TileCost{swapped(Mainloop::fp8_fast, 128, 128, 1, 2), kMiddleTokens, 310, 2500, 310},
-    TileCost{pingpong(Mainloop::fp8_fast, 64, 128, 1, 1), kMiddleTokens, 202, 1250, 202},
-    TileCost{cooperative(Mainloop::fp8_fast, 128, 64, 2, 2), any, 228, 750, 228},
-    TileCost{cooperative(Mainloop::fp8_fast, 128, 96, 2, 1), any, 376, 1250, 376},
-    TileCost{cooperative(Mainloop::fp8_fast, 128, 112, 2, 1), any, 380, 2250, 380},
-    TileCost{cooperative(Mainloop::fp8_fast, 128, 128, 2, 1), any, 413, 2000, 413},
-    TileCost{cooperative(Mainloop::fp8_fast, 128, 128, 2, 2), any, 355, 2000, 355},
-    TileCost{pingpong(Mainloop::fp8_fast, 128, 128, 1, 2), any, 404, 1750, 484},
-    TileCost{pingpong(Mainloop::fp8_fast, 128, 176, 2, 1), any, 480, 2200, 590},
-    TileCost{cooperative(Mainloop::fp8_fast, 128, 192, 2, 1), any, 537, 3250, 537},
-    TileCost{cooperative(Mainloop::fp8_fast, 128, 224, 2, 1), any, 626, 4000, 626},
-    TileCost{cooperative(Mainloop::fp8_fast, 128, 256, 2, 1), any, 699, 4000, 699},
-    TileCost{cooperative(Mainloop::fp8_fast, 256, 112, 1, 2), any, 641, 3250, 641},
-    TileCost{cooperative(Mainloop::fp8_fast, 256, 128, 1, 2), any, 716, 3250, 716},
+    TileCost{swapped(Mainloop::fp8_fast, 64, 128, 1, 2), kMiddleTokens, 203, 1250, 203},
+    TileCost{swapped(Mainloop::fp8_fast, 128, 128, 1, 2), kMiddleTokens, 334, 1750, 334},
+    TileCost{pingpong(Mainloop::fp8_fast, 64, 128, 1, 1), kMiddleTokens, 180, 1250, 180},
+    TileCost{cooperative(Mainloop::fp8_fast, 128, 64, 2, 2), any, 199, 1000, 199},
+    TileCost{cooperative(Mainloop::fp8_fast, 128, 96, 2, 1), any, 355, 1000, 355},
+    TileCost{cooperative(Mainloop::fp8_fast, 128, 96, 2, 2), any, 270, 1250, 270},
+    TileCost{cooperative(Mainloop::fp8_fast, 128, 112, 2, 1), any, 347, 2000, 347},
+    TileCost{cooperative(Mainloop::fp8_fast, 128, 128, 2, 1), any, 395, 1750, 395},
+    TileCost{cooperative(Mainloop::fp8_fast, 128, 128, 2, 2), any, 342, 1500, 342},
+    TileCost{pingpong(Mainloop::fp8_fast, 128, 128, 1, 2), any, 361, 2250, 433},
+    TileCost{cooperative(Mainloop::fp8_fast, 128, 144, 2, 2), any, 385, 2250, 385},
+    TileCost{pingpong(Mainloop::fp8_fast, 128, 176, 2, 1), any, 424, 2500, 509},
+    TileCost{cooperative(Mainloop::fp8_fast, 128, 192, 2, 1), any, 490, 2750, 490},
+    TileCost{cooperative(Mainloop::fp8_fast, 128, 224, 2, 1), any, 584, 2750, 584},
+    TileCost{cooperative(Mainloop::fp8_fast, 128, 256, 2, 1), any, 635, 3750, 635},
+    TileCost{cooperative(Mainloop::fp8_fast, 256, 112, 1, 2), any, 599, 2750, 599},
+    TileCost{cooperative(Mainloop::fp8_fast, 256, 128, 1, 2), any, 690, 2750, 690},
 };
 inline constexpr std::array kSm90PromotedCosts = {
-    TileCost{pingpong(Mainloop::fp8_promoted, 64, 128, 1, 1), kMiddleTokens, 251, 750, 251},
-    TileCost{cooperative(Mainloop::fp8_promoted, 128, 64, 2, 1), kMiddleTokens, 270, 1250, 270},
-    TileCost{cooperative(Mainloop::fp8_promoted, 128, 128, 2, 1), any, 425, 2250, 425},
-    TileCost{cooperative(Mainloop::fp8_promoted, 128, 128, 2, 2), any, 425, 2500, 425},
-    TileCost{cooperative(Mainloop::fp8_promoted, 256, 96, 1, 2), any, 690, 3000, 690},
-    TileCost{cooperative(Mainloop::fp8_promoted, 256, 128, 1, 2), any, 760, 3500, 760},
-    TileCost{cooperative(Mainloop::fp8_promoted, 256, 128, 2, 1), any, 790, 3500, 790},
+    TileCost{pingpong(Mainloop::fp8_promoted, 64, 128, 1, 1), kMiddleTokens, 280, 750, 280},
+    TileCost{cooperative(Mainloop::fp8_promoted, 128, 64, 2, 1), kMiddleTokens, 302, 750, 302},
+    TileCost{row_of(Mainloop::fp8_promoted, 128, 64, 1, 1, 2, Schedule::cooperative, false), any, 167, 2250, 167},
+    TileCost{cooperative(Mainloop::fp8_promoted, 128, 96, 2, 1), any, 391, 1250, 391},
+    TileCost{cooperative(Mainloop::fp8_promoted, 128, 96, 2, 2), any, 347, 1250, 347},
+    TileCost{cooperative(Mainloop::fp8_promoted, 128, 128, 2, 1), any, 409, 1750, 409},
+    TileCost{cooperative(Mainloop::fp8_promoted, 128, 128, 2, 2), any, 425, 1500, 425},
+    TileCost{cooperative(Mainloop::fp8_promoted, 256, 96, 1, 2), any, 674, 3000, 674},
+    TileCost{cooperative(Mainloop::fp8_promoted, 256, 128, 1, 2), any, 756, 3750, 756},
+    TileCost{cooperative(Mainloop::fp8_promoted, 256, 128, 2, 1), any, 756, 3750, 756},
 };
+constexpr bool splits_k(std::int32_t row) { return row >= 0 && kSm90Tiles[static_cast<std::size_t>(row)].split_k > 1; }
 template <std::size_t N>
 constexpr bool rows_exist(const std::array<TileCost, N>& costs) {
   for (const TileCost& cost : costs)
     if (cost.row < 0 || cost.row >= kSm90Rows) return false;
-  return costs[N - 1].most_tokens == any;  // some row is always left
+  return costs[N - 1].most_tokens == any && !splits_k(costs[N - 1].row);  // some row is always left
 }
 static_assert(rows_exist(kSm90Int8Costs) && rows_exist(kSm90Fp8Costs) && rows_exist(kSm90PromotedCosts));
 
 // Rules without the rows that split k: one accumulation order for all m (deterministic = true).
-constexpr bool splits_k(std::int32_t row) { return row >= 0 && kSm90Tiles[static_cast<std::size_t>(row)].split_k > 1; }
 template <std::size_t N>
 constexpr std::size_t count_unsplit(const std::array<Rule, N>& rules) {
   std::size_t count = 0;
