@@ -260,9 +260,9 @@ EVERGEMM_HOST_DEVICE float relu_squared(float x) {
 
 // ---- rms_norm ---------------------------------------------------------------------------------------------------------
 
-// partial[j] holds the squares of the columns i with i % kSquarePartials == j, added by fma in ascending order; the tree
-// partial[j] += partial[j + 16], 8, 4, 2, 1 leaves the sum in partial[0].
-inline constexpr int kSquarePartials = 32;
+// Squares are summed in runs of 256 columns, zeros behind the row: a tree, square[j] += square[j + 128], 64, .. 1. Sums of runs r,
+// r + 32, r + 64 .. are added in that order to partial[r]; the tree partial[r] += partial[r + 16], 8, .. 1 leaves the row's.
+inline constexpr int kSquareRun = 256, kSquarePartials = 32;
 // 1 / sqrt(sum / columns + eps), every step rounded.
 EVERGEMM_HOST_DEVICE float inverse_rms(float sum_of_squares, std::int64_t columns, float eps) {
   const float mean = div32(sum_of_squares, static_cast<float>(columns));

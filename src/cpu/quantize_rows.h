@@ -251,30 +251,41 @@ class Rows {
   // ---- RMS norm
   // --------------------------------------------------------------------------------------------------------
 
-  // sum of v^2 in numerics::kSquarePartials strided partial sums, then a tree. With a residual, v = x + residual
-  // rounded to T, stored there.
+  // sum of v^2 in the order of numerics.h. With a residual, v = x + residual rounded to T, stored there.
   template <class T>
   static float sum_of_squares(const T* x, T* residual, std::int64_t count) {
-    constexpr std::int64_t kVectors = numerics::kSquarePartials / kLanes;
-    Float partials[kVectors] = {};
-    const auto take = [&](std::int64_t j, Float& partial, auto lanes) {
+    constexpr std::int64_t kVectors = numerics::kSquareRun / kLanes;
+    const auto square = [&](std::int64_t j, auto lanes) {
       Float value = load(x + j, lanes);
       if (residual != nullptr) {
         store(residual + j, value + load(residual + j, lanes), lanes);
         value = load(residual + j, lanes);
       }
-      partial = Isa::fma(value, value, partial);
+      return value * value;
     };
-    std::int64_t j = 0;
-    for (; j + numerics::kSquarePartials <= count; j += numerics::kSquarePartials)
-      for (std::int64_t vector = 0; vector < kVectors; ++vector) take(j + vector * kLanes, partials[vector], Whole());
-    for (std::int64_t vector = 0; j < count; ++vector, j += kLanes)
-      take(j, partials[vector], count - j < kLanes ? count - j : kLanes);
-    float sums[numerics::kSquarePartials];
-    __builtin_memcpy(sums, partials, sizeof sums);
-    for (std::int64_t width = numerics::kSquarePartials / 2; width > 0; width /= 2)
-      for (std::int64_t i = 0; i < width; ++i) sums[i] = numerics::add32(sums[i], sums[i + width]);
-    return sums[0];
+    float partial[numerics::kSquarePartials] = {};
+    for (std::int64_t begin = 0, run = 0; begin < count; begin += numerics::kSquareRun, ++run) {
+      Float squares[kVectors] = {};
+      if (begin + numerics::kSquareRun <= count) {
+        for (std::int64_t i = 0; i < kVectors; ++i) squares[i] = square(begin + i * kLanes, Whole());
+      } else {
+        for (std::int64_t i = 0, j = begin; j < count; ++i, j += kLanes)
+          squares[i] = square(j, count - j < kLanes ? count - j : kLanes);
+      }
+      for (std::int64_t half = kVectors / 2; half > 0; half /= 2)
+        for (std::int64_t i = 0; i < half; ++i) squares[i] = squares[i] + squares[i + half];
+      float lanes[kLanes];
+      __builtin_memcpy(lanes, squares, sizeof lanes);
+      float& sum = partial[run % numerics::kSquarePartials];
+      sum = numerics::add32(sum, sum_of_halves<kLanes>(lanes));
+    }
+    return sum_of_halves<numerics::kSquarePartials>(partial);
+  }
+  template <std::int64_t kCount>
+  static float sum_of_halves(float* values) {
+    for (std::int64_t half = kCount / 2; half > 0; half /= 2)
+      for (std::int64_t i = 0; i < half; ++i) values[i] = numerics::add32(values[i], values[i + half]);
+    return values[0];
   }
   template <class T, class Count>
   static Float load_strided(const T* p, std::int64_t stride, Count count) {

@@ -40,17 +40,24 @@ __device__ __forceinline__ float value_at(const QuantizeProblem& p, std::int64_t
   return p.gated ? numerics::mul32(gate, load_element(p.x_dtype, p.x, row * p.x_stride + p.columns + column)) : gate;
 }
 
-// The row's factor in every thread: 32 strided partial sums by the first warp, then a tree.
+// The row's factor in every thread, by the first warp: lane l has columns 8 l to 8 l + 7 of each run.
 __device__ __forceinline__ float factor_of_row(const QuantizeProblem& p, std::int64_t row, float& shared) {
   if (p.source != QuantizeSource::rms_norm) return 1.0f;
   __syncthreads();
   if (threadIdx.x < kWarp) {
-    float sum = 0;
-    for (std::int64_t column = threadIdx.x; column < p.columns; column += kWarp) {
-      const float x = input_at(p, row, column);
-      sum = numerics::fma32(x, x, sum);
+    float partial = 0;  // of the runs whose number modulo 32 is this lane's
+    unsigned run = 0;
+    for (std::int64_t begin = 0; begin < p.columns; begin += numerics::kSquareRun, ++run) {
+      float squares[8];
+      for (int e = 0; e < 8; ++e) {
+        const std::int64_t column = begin + threadIdx.x * 8 + e;
+        const float x = column < p.columns ? input_at(p, row, column) : 0.0f;
+        squares[e] = numerics::mul32(x, x);
+      }
+      const float sum = sum_of_run(squares);
+      if (threadIdx.x == run % kWarp) partial = numerics::add32(partial, sum);
     }
-    for (int half = kWarp / 2; half > 0; half /= 2) sum = numerics::add32(sum, __shfl_down_sync(~0u, sum, half));
+    const float sum = sum_of_lanes(partial);
     if (threadIdx.x == 0) shared = numerics::inverse_rms(sum, p.columns, p.eps);
   }
   __syncthreads();

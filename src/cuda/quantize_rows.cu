@@ -17,8 +17,7 @@ namespace {
 
 constexpr int kMostThreads = 1024, kMostVectors = 4;  // vectors of a row that a thread keeps in registers
 constexpr int kMostColumns = kMostThreads * kMostVectors * kVector;
-// x of a row in shared memory, for the sum of squares; with what follows it more than 48 KB would need an opt-in.
-constexpr std::int64_t kMostStagedBytes = 40 * 1024;
+constexpr int kMostRuns = kMostColumns / numerics::kSquareRun;
 
 // The same value in every thread of the block. Each reduction of a kernel has a scratch of its own.
 __device__ __forceinline__ std::uint32_t block_maximum(std::uint32_t value, std::uint32_t (&scratch)[kWarp]) {
@@ -53,43 +52,28 @@ __device__ __forceinline__ float unordered(std::uint32_t key) {
   return __uint_as_float((key & 0x80000000u) != 0 ? key & 0x7fffffffu : ~key);
 }
 
-// Columns that the sum of squares takes at a time: two groups of sixteen for each lane, one loaded while the other is added.
-constexpr int kSquaresAhead = 16, kSquareColumns = 2 * kSquaresAhead * kWarp;
-
-// The row's 1 / sqrt(mean of squares + eps) in every thread: a lane of the first warp adds each 32nd column of `staged`, then
-// a tree. staged_columns: a multiple of kSquareColumns; behind the row are zeros, whose squares change no sum. Half as many
-// columns more are loaded and not used.
-template <class Element>
-__device__ __forceinline__ float factor_of(const QuantizeProblem& p, const typename Element::Bits* staged,
-                                           int staged_columns, float& shared_factor) {
-  static_assert(numerics::kSquarePartials == kWarp);
+// The row's 1 / sqrt(mean of squares + eps) in every thread. A warp has whole runs, the i-th of each thread's vectors together;
+// sums: of runs, in the order of the row.
+template <class Element, int kVectors>
+__device__ __forceinline__ float factor_of(const QuantizeProblem& p, const Vector<Element> (&inputs)[kVectors],
+                                           const int (&vector)[kVectors], int vectors, float (&sums)[kMostRuns],
+                                           float& shared_factor) {
+  static_assert(numerics::kSquarePartials == kWarp && numerics::kSquareRun == kWarp * kVector);
+#pragma unroll
+  for (int i = 0; i < kVectors; ++i) {
+    float squares[kVector];
+    inputs[i].widen(squares);
+#pragma unroll
+    for (float& x : squares) x = vector[i] < vectors ? numerics::mul32(x, x) : 0.0f;
+    const float sum = sum_of_run(squares);
+    if (threadIdx.x % kWarp == 0) sums[vector[i] / kWarp] = sum;
+  }
   __syncthreads();
   if (threadIdx.x < kWarp) {
-    const typename Element::Bits* from = staged + threadIdx.x;
-    typename Element::Bits even[kSquaresAhead], odd[kSquaresAhead];
-#pragma unroll
-    for (int i = 0; i < kSquaresAhead; ++i) even[i] = from[i * kWarp];
+    const int runs = static_cast<int>(blockDim.x / kWarp) * kVectors;
     float sum = 0;
-#pragma unroll 1
-    for (int left = staged_columns; left > 0; left -= kSquareColumns) {  // each sum hangs on the one before it
-#pragma unroll
-      for (int i = 0; i < kSquaresAhead; ++i) odd[i] = from[(kSquaresAhead + i) * kWarp];
-#pragma unroll
-      for (int i = 0; i < kSquaresAhead; ++i) {
-        const float x = Element::widen(even[i]);
-        sum = numerics::fma32(x, x, sum);
-      }
-      from += kSquareColumns;
-#pragma unroll
-      for (int i = 0; i < kSquaresAhead; ++i) even[i] = from[i * kWarp];
-#pragma unroll
-      for (int i = 0; i < kSquaresAhead; ++i) {
-        const float x = Element::widen(odd[i]);
-        sum = numerics::fma32(x, x, sum);
-      }
-    }
-#pragma unroll
-    for (int half = kWarp / 2; half > 0; half /= 2) sum = numerics::add32(sum, __shfl_down_sync(~0u, sum, half));
+    for (int run = static_cast<int>(threadIdx.x); run < runs; run += kWarp) sum = numerics::add32(sum, sums[run]);
+    sum = sum_of_lanes(sum);
     if (threadIdx.x == 0) shared_factor = numerics::inverse_rms(sum, p.columns, p.eps);
   }
   __syncthreads();
@@ -169,7 +153,6 @@ __device__ __forceinline__ bool group_maxima(std::uint32_t (&maxima)[kCount], in
 template <class Element, QuantizeSource kSource, Rounding kRounding, int kVectors, int kThreads>
 __global__ void __launch_bounds__(kThreads)
     quantize_rows(const __grid_constant__ QuantizeProblem p, const __grid_constant__ Groups groups) {
-  extern __shared__ __align__(16) unsigned char staged_bytes_of_row[];
   __shared__ std::uint32_t scratch[2][kWarp];
   __shared__ float shared_factor;
   using Bits = typename Element::Bits;
@@ -209,7 +192,7 @@ __global__ void __launch_bounds__(kThreads)
     }
   } else if constexpr (kSource == QuantizeSource::rms_norm) {
     // x, or x + residual rounded to its type and stored
-    Bits* const staged = reinterpret_cast<Bits*>(staged_bytes_of_row);
+    __shared__ float sums[kMostRuns];
     Bits* const residual = p.residual == nullptr ? nullptr : static_cast<Bits*>(p.residual) + row * p.residual_stride;
     const Bits* weight = static_cast<const Bits*>(p.weight);
     const bool weight_by_vectors = p.weight_stride == 1 && reinterpret_cast<std::uintptr_t>(weight) % 16 == 0;
@@ -226,16 +209,9 @@ __global__ void __launch_bounds__(kThreads)
       }
     }
 #pragma unroll
-    for (int i = 0; i < kVectors; ++i) {
-      *reinterpret_cast<Vector<Element>*>(staged + vector[i] * kVector) =
-          vector[i] < vectors ? inputs[i] : Vector<Element>{};
+    for (int i = 0; i < kVectors; ++i)
       if (weight_by_vectors) weights[i] = Vector<Element>::load(weight, min(vector[i], vectors - 1) * kVector);
-    }
-    const int taken = static_cast<int>(blockDim.x) * kVectors,
-              staged_columns = (taken * kVector + kSquareColumns - 1) / kSquareColumns * kSquareColumns;
-    for (int zeros = taken + static_cast<int>(threadIdx.x); zeros < staged_columns / kVector; zeros += blockDim.x)
-      *reinterpret_cast<Vector<Element>*>(staged + zeros * kVector) = Vector<Element>{};
-    const float factor = factor_of<Element>(p, staged, staged_columns, shared_factor);
+    const float factor = factor_of(p, inputs, vector, vectors, sums, shared_factor);
     if (numerics::is_nan(factor) && residual != nullptr) canonical_nans<Element>(residual, static_cast<int>(p.columns));
 #pragma unroll
     for (int i = 0; i < kVectors; ++i) {
@@ -419,10 +395,6 @@ const void* kernel_for(const QuantizeProblem& p, int vectors) {
   return kernel_for<Element, QuantizeSource::copy, Rounding::symmetric>(vectors);
 }
 
-std::int64_t staged_bytes(const QuantizeProblem& p, std::int64_t columns) {
-  return p.source == QuantizeSource::rms_norm ? columns * size_in_bytes(p.x_dtype) : 0;
-}
-
 }  // namespace
 
 bool rows_kernel_runs(const QuantizeProblem& p) {
@@ -439,7 +411,6 @@ bool rows_kernel_runs(const QuantizeProblem& p) {
   const std::int64_t element = size_in_bytes(p.x_dtype), vector_bytes = 16;
   if (!aligned(p.x, p.x_stride * element, vector_bytes, p.rows) || !aligned(p.q, p.q_stride, kVector, p.rows))
     return false;
-  if (staged_bytes(p, p.columns) > kMostStagedBytes) return false;
   if (p.residual != nullptr && !aligned(p.residual, p.residual_stride * element, vector_bytes, p.rows)) return false;
   if (p.gated && p.columns * element % vector_bytes != 0) return false;
   return true;
@@ -464,8 +435,6 @@ cudaError_t launch_rows_kernel(const QuantizeProblem& problem, cudaStream_t stre
   const void* kernel = problem.x_dtype == DType::bfloat16  ? kernel_for<Bfloat16>(problem, kept)
                        : problem.x_dtype == DType::float16 ? kernel_for<Float16>(problem, kept)
                                                            : kernel_for<Float32>(problem, kept);
-  const auto staged = static_cast<std::size_t>(staged_bytes(
-      problem, (threads * kept * kVector + kSquareColumns - 1) / kSquareColumns * kSquareColumns + kSquareColumns / 2));
   QuantizeProblem argument = problem;
   constexpr std::int64_t kMost = std::numeric_limits<std::int32_t>::max();
   Groups groups;
@@ -476,7 +445,7 @@ cudaError_t launch_rows_kernel(const QuantizeProblem& problem, cudaStream_t stre
   groups.from_the_end = from_the_end;
   void* arguments[] = {&argument, &groups};
   const dim3 blocks(static_cast<unsigned>(problem.rows), static_cast<unsigned>(blocks_of_row));
-  return launch_overlapping(kernel, blocks, static_cast<unsigned>(threads), staged, stream, arguments);
+  return launch_overlapping(kernel, blocks, static_cast<unsigned>(threads), 0, stream, arguments);
 }
 
 }  // namespace evergemm::cuda

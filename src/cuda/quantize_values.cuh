@@ -44,6 +44,32 @@ static __device__ __forceinline__ std::uint32_t warp_maximum(std::uint32_t value
 #endif
 }
 
+// The tree of halves over a warp's values, in every lane.
+static __device__ __forceinline__ float sum_of_lanes(float value) {
+#pragma unroll
+  for (int half = kWarp / 2; half > 0; half /= 2) value = numerics::add32(value, __shfl_xor_sync(~0u, value, half));
+  return value;
+}
+
+// The tree of halves over a run of squares (numerics.h), in every lane: lane l has columns 8 l to 8 l + 7. While halves are further
+// apart than a lane's columns, two lanes share their columns out, so that each adds half as many as before.
+static __device__ __forceinline__ float sum_of_run(const float (&squares)[8]) {
+  static_assert(numerics::kSquareRun == 8 * kWarp);
+  const auto shared_out = [](float low, float high, int distance) {
+    const bool upper = (threadIdx.x & static_cast<unsigned>(distance)) != 0;
+    return numerics::add32(upper ? high : low, __shfl_xor_sync(~0u, upper ? low : high, distance));
+  };
+  float four[4], two[2];
+#pragma unroll
+  for (int e = 0; e < 4; ++e) four[e] = shared_out(squares[e], squares[e + 4], 16);
+#pragma unroll
+  for (int e = 0; e < 2; ++e) two[e] = shared_out(four[e], four[e + 2], 8);
+  float sum = shared_out(two[0], two[1], 4);
+#pragma unroll
+  for (const int distance : {2, 1, 16, 8, 4}) sum = numerics::add32(sum, __shfl_xor_sync(~0u, sum, distance));
+  return sum;
+}
+
 // For GPUs without instructions for two 16-bit values at a time.
 template <class Element, class Choose>
 static __device__ __forceinline__ std::uint32_t by_halves(std::uint32_t x, std::uint32_t y, Choose choose) {

@@ -36,17 +36,26 @@ float normalized_input(const QuantizeProblem& problem, std::int64_t row, std::in
   return load_element(problem.x_dtype, problem.residual, row * problem.residual_stride + column);
 }
 
-// 1 / sqrt(mean of squares + eps) of a row: 32 partial sums, then a tree.
+template <std::size_t kCount>
+float sum_of_halves(float (&values)[kCount]) {
+  for (std::size_t half = kCount / 2; half > 0; half /= 2)
+    for (std::size_t j = 0; j < half; ++j) values[j] = numerics::add32(values[j], values[j + half]);
+  return values[0];
+}
+
+// 1 / sqrt(mean of squares + eps) of a row; the order of the sum is that of numerics.h.
 float inverse_rms_of_row(const QuantizeProblem& problem, std::int64_t row) {
   float partial[numerics::kSquarePartials] = {};
-  for (std::int64_t column = 0; column < problem.columns; ++column) {
-    const float x = normalized_input(problem, row, column);
-    float& sum = partial[column % numerics::kSquarePartials];
-    sum = numerics::fma32(x, x, sum);
+  for (std::int64_t run = 0; run * numerics::kSquareRun < problem.columns; ++run) {
+    float squares[numerics::kSquareRun] = {};
+    for (std::int64_t j = 0; j < numerics::kSquareRun && run * numerics::kSquareRun + j < problem.columns; ++j) {
+      const float x = normalized_input(problem, row, run * numerics::kSquareRun + j);
+      squares[j] = numerics::mul32(x, x);
+    }
+    float& sum = partial[run % numerics::kSquarePartials];
+    sum = numerics::add32(sum, sum_of_halves(squares));
   }
-  for (int half = numerics::kSquarePartials / 2; half > 0; half /= 2)
-    for (int j = 0; j < half; ++j) partial[j] = numerics::add32(partial[j], partial[j + half]);
-  return numerics::inverse_rms(partial[0], problem.columns, problem.eps);
+  return numerics::inverse_rms(sum_of_halves(partial), problem.columns, problem.eps);
 }
 
 float activated(Activation activation, float x) {

@@ -542,7 +542,8 @@ TEST_P(CpuQuantize, RoundingBoundaries) {
 TEST_P(CpuQuantize, RmsNormKeepsItsOrder) {
   std::int64_t round = 0;
   for (const DType x : kInputs)
-    for (const std::int64_t columns : {1, 2, 15, 16, 17, 31, 32, 33, 63, 64, 65, 100, 333, 1000, 4096, 5003})
+    for (const std::int64_t columns :
+         {1, 2, 15, 16, 17, 31, 32, 33, 63, 64, 65, 100, 255, 256, 257, 333, 1000, 4096, 5003, 8193, 16640})
       for (const bool residual : {false, true})
         for (const float eps : {0.0f, 1e-6f, 0.5f}) {
           Case c;

@@ -76,18 +76,22 @@ class Oracle {
       }
     }
     if (p.source == QuantizeSource::rms_norm) {
-      std::vector<float> partial;
-      for (std::int64_t first = 0; first < 32; ++first) {
-        float sum = 0;
-        for (std::int64_t j = first; j < p.columns; j += 32) sum = std::fma(x[j], x[j], sum);
-        partial.push_back(sum);
+      const auto tree = [](std::vector<float> values) {  // the first half takes the second, until one is left
+        while (values.size() > 1) {
+          const std::size_t half = values.size() / 2;
+          for (std::size_t j = 0; j < half; ++j) values[j] = values[j] + values[half + j];
+          values.resize(half);
+        }
+        return values[0];
+      };
+      std::vector<float> partial(32);
+      for (std::int64_t first = 0; first < p.columns; first += 256) {
+        std::vector<float> squares(256);
+        for (std::int64_t j = first; j < std::min(first + 256, p.columns); ++j) squares[j - first] = x[j] * x[j];
+        float& sum = partial[static_cast<std::size_t>(first / 256 % 32)];
+        sum = sum + tree(squares);
       }
-      while (partial.size() > 1) {
-        const std::size_t half = partial.size() / 2;
-        for (std::size_t j = 0; j < half; ++j) partial[j] = partial[j] + partial[half + j];
-        partial.resize(half);
-      }
-      const float mean = once(static_cast<double>(partial[0]) / static_cast<double>(p.columns));
+      const float mean = once(static_cast<double>(tree(partial)) / static_cast<double>(p.columns));
       const float root =
           once(std::sqrt(static_cast<double>(once(static_cast<double>(mean) + static_cast<double>(p.eps)))));
       const float factor = once(1.0 / static_cast<double>(root));

@@ -405,6 +405,13 @@ def test_activate_and_quantize(x_dtype, dtype, gated, activation):
             assert_same(one, other, f"{activation.__name__} {rows}x{columns} group {group} {kind} [{number}]")
 
 
+def tree_of_halves(values):
+    while values.shape[1] > 1:
+        half = values.shape[1] // 2
+        values = values[:, :half] + values[:, half:]
+    return values[:, 0]
+
+
 @pytest.mark.parametrize("x_dtype", INPUTS, ids=str)
 @pytest.mark.parametrize("dtype", QUANTIZED, ids=str)
 @pytest.mark.parametrize("with_residual", [True, False], ids=["residual", "plain"])
@@ -412,6 +419,7 @@ def test_rms_norm_quantize(x_dtype, dtype, with_residual):
     for rows, columns, group, eps in (
         (3, 384, 0, 1e-6),
         (5, 4097, 128, 1e-5),
+        (2, 9001, 0, 1e-6),
         (2, 31, 7, 0.0),
         (2, 33, 0, 1e-6),
         (4, 1, 1, 1e-6),
@@ -424,13 +432,12 @@ def test_rms_norm_quantize(x_dtype, dtype, with_residual):
             residual_given = tensor(residual)
             stored = (values + residual.astype(np.float32)).astype(x_dtype)
             values = stored.astype(np.float32)
+        squares = np.zeros((rows, -(-columns // 256) * 256), np.float32)
+        squares[:, :columns] = values * values
         partial = np.zeros((rows, 32), np.float32)
-        for column in range(columns):
-            j = column % 32
-            partial[:, j] = fma32(values[:, column], values[:, column], partial[:, j])
-        for half in (16, 8, 4, 2, 1):
-            partial = partial[:, :half] + partial[:, half : 2 * half]
-        mean = partial[:, 0] / np.float32(columns)
+        for run in range(squares.shape[1] // 256):
+            partial[:, run % 32] += tree_of_halves(squares[:, run * 256 : run * 256 + 256])
+        mean = tree_of_halves(partial) / np.float32(columns)
         factor = np.float32(1) / np.sqrt(mean + np.float32(eps))
         values = (values * factor[:, None]) * weight.astype(np.float32)[None, :]
         got = evergemm.rms_norm_quantize(tensor(x), tensor(weight), eps, group, TORCH_DTYPE[dtype], residual_given)
