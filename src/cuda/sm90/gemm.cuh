@@ -249,6 +249,9 @@ struct Gemm {
       consume(p, cta, warpgroup);
       if constexpr (kGrouped) finish_experts(p, cta);
     }
+    // The barriers that partial sums wait for keep their receiver here long enough. Racecheck does not follow those, and warns of
+    // stores into a block that may have left; where CTAs meet, it sees that none has.
+    if constexpr (kSplit > 1) ptx::cluster_meet_unaligned();
   }
 
   static __device__ __forceinline__ void initialize_barriers(const Arguments& p, const Cta& cta) {
@@ -377,7 +380,7 @@ struct Gemm {
     }
     ptx::allow_next_kernel();  // its CTAs may take what room there is; they wait for this kernel's end before they read
     // Peers tell this CTA of each slot that they have read: it stays until the last of them has been heard. Nothing else comes
-    // from them that its consumers have not waited for, so clusters need not meet at their end.
+    // from them that its consumers have not waited for, so clusters that do not split k need not meet at their end.
     if constexpr (kCluster)
       if (!kGrouped || threadIdx.x == kProducerThread)
         for (int stage = 0; stage < kStages; ++stage) {

@@ -90,6 +90,10 @@ EVERGEMM_PTX void named_barrier_arrive(int id, int threads) {
 EVERGEMM_PTX void cluster_meet() {
   asm volatile("barrier.cluster.arrive.relaxed.aligned;\n barrier.cluster.wait.aligned;" ::: "memory");
 }
+// For threads that come from different branches.
+EVERGEMM_PTX void cluster_meet_unaligned() {
+  asm volatile("barrier.cluster.arrive.relaxed;\n barrier.cluster.wait;" ::: "memory");
+}
 EVERGEMM_PTX std::uint32_t cluster_address(std::uint32_t address, std::uint32_t cta) {
   std::uint32_t mapped;
   asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(mapped) : "r"(address), "r"(cta));

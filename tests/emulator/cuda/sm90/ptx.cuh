@@ -40,6 +40,7 @@ inline void named_barrier_arrive(int id, int threads) { emulator::named_barrier(
 
 // ---- clusters ----------------------------------------------------------------------------------------------------------
 inline void cluster_meet() { emulator::cluster_barrier(); }
+inline void cluster_meet_unaligned() { emulator::cluster_barrier(); }
 inline std::uint32_t cluster_address(std::uint32_t address, std::uint32_t cta) {
   return emulator::map_to(address, cta);
 }
