@@ -26,7 +26,7 @@ struct Geometry {
   std::int32_t tokens;                     // tokens in a tile
   std::int32_t rows_slice,
       columns_slice;                     // of an operand's tile: what a CTA of a cluster fetches for all that share it
-  std::int32_t token_box;                // tokens of one copy: a grouped tile copies what it has
+  std::int32_t token_box;                // tokens of one copy: a grouped, swapped tile copies what it has
   std::int32_t scale_box, scale_copies;  // block scales of a stage: values of a copy, copies 128 tokens apart
   std::int32_t scale_bytes, scale_slot;
   std::int32_t chunk_columns, chunks, chunk_bytes;  // the epilogue stores 64 rows x chunk_columns at a time
@@ -56,7 +56,7 @@ constexpr Geometry geometry_with_chunk(const TileConfig& config, std::int32_t ch
   g.tokens = config.swap_ab ? config.n : config.m;
   g.rows_slice = config.m / config.cluster_n;
   g.columns_slice = config.n / config.cluster_m;
-  g.token_box = !config.swap_ab ? g.tokens / 2 : g.tokens <= 64 ? 16 : 32;
+  g.token_box = !config.swap_ab ? g.rows_slice : g.tokens <= 64 ? 16 : 32;
   // The copy engine starts at multiples of 16 bytes, an expert's tokens anywhere: up to three values more.
   const std::int32_t before = config.grouped ? 4 : 0;
   g.scale_copies = config.grouped && g.tokens > 128 ? g.tokens / 128 : 1;

@@ -422,7 +422,7 @@ struct Gemm {
 
   // How many boxes of token_box a grouped tile's tokens come in.
   static __device__ __forceinline__ int token_boxes(const Tile& tile) {
-    return (tile.width + kGeometry.token_box - 1) / kGeometry.token_box;
+    return kSwap ? (tile.width + kGeometry.token_box - 1) / kGeometry.token_box : kTokens / kGeometry.token_box;
   }
 
   // One stage of a grouped tile, first half: what it waits for, and weights, which are one box (a slice of it).
@@ -435,7 +435,7 @@ struct Gemm {
                                                : kGeometry.at_columns + slot * kGeometry.columns_bytes);
     const CUtensorMap* map = kSwap ? &p.rows_map : &p.columns_map;
     const int k = block * kSwizzleBytes, feature = kSwap ? tile.row : tile.column;
-    const bool there = feature < p.n;  // a pair of CTAs may reach past the edge
+    const bool there = !kMayMiss || feature < p.n;  // a pair of CTAs may reach past the edge
     ptx::barrier_arrive_expecting(arrived, (!there  ? 0
                                             : kSwap ? kGeometry.rows_bytes
                                                     : kGeometry.columns_bytes) +
@@ -695,7 +695,7 @@ struct Gemm {
       RowVectors row_vectors;  // requested before the main loop, used after it
       load_row_vectors(p, tile, first_row, row_vectors);
       Accumulator sums[kSlabs][kAccumulators];
-      if (first_row >= row_limit(p, tile) || tile.column >= column_limit(p, tile))
+      if (kMayMiss && (first_row >= row_limit(p, tile) || tile.column >= column_limit(p, tile)))
         pass_over(cta, ring, slot, warpgroup, passes_turn);
       else if constexpr (kPromoted)
         main_loop_promoted(p, cta, ring, slot, warpgroup, tile, row_offset, passes_turn, sums);
@@ -717,7 +717,9 @@ struct Gemm {
     if (passes_turn) ptx::named_barrier_arrive(kTurnBarrier + (warpgroup ^ 1), 256);
   }
 
-  // A share of a tile that has no rows or no columns.
+  // Whether a warpgroup's share of a tile may have no rows or no columns: where several share it, or a cluster reaches past the edge.
+  static constexpr bool kMayMiss = kCluster || kConfig.schedule == Schedule::cooperative;
+  // Such a share.
   static __device__ __forceinline__ void pass_over(const Cta& cta, const Ring& ring, Slot& slot, int warpgroup,
                                                    bool passes_turn) {
     for (int block = 0; block < cta.k_blocks; ++block) {
