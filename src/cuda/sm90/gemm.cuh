@@ -333,7 +333,8 @@ struct Gemm {
       // Clusters reach past the edge where an odd number of tiles lies along them: there may be nothing at all.
       int rows_there = row_limit(p, tile) - tile.row;
       const int columns_there = column_limit(p, tile) - tile.column;
-      // A CTA that waited for nothing could tell a peer of two rounds before the CTA across, its peer's other peer, tells of one.
+      // Where the cluster's last column is past the edge, a row of CTAs without rows still gets a short box of zeros: a CTA that
+      // waited for nothing could tell a peer of two rounds before the CTA across, its peer's other peer, tells of one.
       if constexpr (kClusterM > 1 && kClusterN > 1)
         if (tile.column + (kClusterN - 1 - cta.column) * kColumns >= column_limit(p, tile))
           rows_there = max(rows_there, 1);
@@ -451,7 +452,7 @@ struct Gemm {
     }
   }
 
-  // Second half: tokens, in as many boxes as the tile has tokens for, dealt out among the CTAs of a cluster, whose tokens are
+  // Second half: tokens, swapped in as many boxes as the tile has tokens for, else the whole tile's, dealt out among the CTAs of a cluster, whose tokens are
   // the same; and their block scales.
   static __device__ __forceinline__ void load_tokens(const Arguments& p, const Cta& cta, const Tile& tile, int block,
                                                      int slot, bool load_scales, std::uint16_t mask) {

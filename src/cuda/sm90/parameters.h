@@ -20,8 +20,9 @@ struct Parameters {
   CUtensorMap output_map;                         // out [m, n]; read only where store_by_tma
   CUtensorMap scale_map;  // block scales of the tokens as [k / 128, m], m contiguous; read only where scales_by_tma
 
-  // What is left of an operand behind its last whole slice comes in a box of its own; 0: nothing is. Where a box reaches past the
-  // edge, the copy engine writes zeros, at some 3,800 rows of 128 bytes a microsecond on an H100, all multiprocessors together:
+  // What is left of an operand behind its last whole slice comes in a box of its own (0: there is none; a slice that lacks less
+  // than 8 rows comes whole, and in clusters of four rows always have a short box: produce_operands). Where a box reaches past the
+  // edge, the copy engine writes zeros, at 3,000 to 3,800 rows of 128 bytes a microsecond on an H100, all multiprocessors together:
   // tiles that are mostly past the edge would hold up all others.
   std::int32_t short_rows, short_columns;
   std::int32_t m, n;
