@@ -331,15 +331,20 @@ struct Gemm {
         if (threadIdx.x != kProducerThread) continue;
       }
       // Clusters reach past the edge where an odd number of tiles lies along them: there may be nothing at all.
-      int rows_there = row_limit(p, tile) - tile.row;
-      const int columns_there = column_limit(p, tile) - tile.column;
-      // Where the cluster's last column is past the edge, a row of CTAs without rows still gets a short box of zeros: a CTA that
-      // waited for nothing could tell a peer of two rounds before the CTA across, its peer's other peer, tells of one.
-      if constexpr (kClusterM > 1 && kClusterN > 1)
-        if (tile.column + (kClusterN - 1 - cta.column) * kColumns >= column_limit(p, tile))
-          rows_there = max(rows_there, 1);
+      const int rows_there = row_limit(p, tile) - tile.row, columns_there = column_limit(p, tile) - tile.column;
+      // In a cluster of four every CTA must wait for another one: a CTA that waited for nothing, or only for itself, could tell a peer
+      // of two rounds before the CTA across, its peer's other peer, tells of one. Where a row of CTAs would leave one so, that many
+      // of its slices come as short boxes of zeros.
+      int least_slices = 0;
+      if constexpr (kClusterM > 1 && kClusterN > 1) {
+        const int columns_of_first = columns_there + cta.column * kColumns;
+        if (rows_there <= 0 && columns_of_first <= (kClusterN - 1) * kColumns)
+          least_slices = 1;  // the last CTA has neither rows nor columns
+        else if (rows_there <= kRowSlice && columns_of_first <= kColumnSlice)
+          least_slices = 2;  // all that there is of both is what the first CTA fetches
+      }
       const bool scales_there = load_scales && (kSwap ? columns_there : rows_there) > 0;
-      const int stage_bytes = (rows_of_slices<kRowSlice, kClusterN>(rows_there, p.short_rows) +
+      const int stage_bytes = (rows_of_slices<kRowSlice, kClusterN>(rows_there, p.short_rows, least_slices) +
                                rows_of_slices<kColumnSlice, kClusterM>(columns_there, p.short_columns)) *
                                   kGeometry.k_steps * kSwizzleBytes +
                               (scales_there ? kGeometry.scale_bytes : 0);
@@ -363,7 +368,8 @@ struct Gemm {
           const int k = (block * kGeometry.k_steps + step) * kSwizzleBytes;
           const std::uint32_t to = rows + step * kConfig.m * kSwizzleBytes + cta.column * kRowSlice * kSwizzleBytes;
           load_slice<kRowSlice, (kClusterN > 1)>(to, p.rows_map, p.short_rows_map, k, tile.row + cta.column * kRowSlice,
-                                                 rows_there - cta.column * kRowSlice, arrived, rows_policy, rows_mask);
+                                                 rows_there - cta.column * kRowSlice, cta.column < least_slices,
+                                                 arrived, rows_policy, rows_mask);
         }
 #pragma unroll
         for (int step = 0; step < kGeometry.k_steps; ++step) {
@@ -371,7 +377,7 @@ struct Gemm {
           const std::uint32_t to = columns + step * kColumns * kSwizzleBytes + cta.row * kColumnSlice * kSwizzleBytes;
           load_slice<kColumnSlice, (kClusterM > 1)>(
               to, p.columns_map, p.short_columns_map, k, tile.column + cta.row * kColumnSlice,
-              columns_there - cta.row * kColumnSlice, arrived, columns_policy, columns_mask);
+              columns_there - cta.row * kColumnSlice, false, arrived, columns_policy, columns_mask);
         }
         if (scales_there)
           ptx::load_box(cta.base + kGeometry.at_scales + slot.index * kGeometry.scale_slot, &p.scale_map,
@@ -395,20 +401,20 @@ struct Gemm {
   static __device__ __forceinline__ bool is_whole(int there) {
     return there > kSlice - plan_tables::kSwizzleRows;
   }
-  // Rows that come of a tile's side in kMembers slices.
+  // Rows that come of a tile's side in kMembers slices, the first `least` of which come though nothing of them exists.
   template <int kSlice, int kMembers>
-  static __device__ __forceinline__ int rows_of_slices(int there, int short_rows) {
+  static __device__ __forceinline__ int rows_of_slices(int there, int short_rows, int least = 0) {
     int rows = 0;
 #pragma unroll
     for (int member = 0; member < kMembers; ++member, there -= kSlice)
-      rows += is_whole<kSlice>(there) ? kSlice : there > 0 ? short_rows : 0;
+      rows += is_whole<kSlice>(there) ? kSlice : there > 0 || member < least ? short_rows : 0;
     return rows;
   }
   template <int kSlice, bool kMulticast>
   static __device__ __forceinline__ void load_slice(std::uint32_t to, const CUtensorMap& map,
-                                                    const CUtensorMap& short_map, int k, int row, int there,
+                                                    const CUtensorMap& short_map, int k, int row, int there, bool comes,
                                                     std::uint32_t arrived, std::uint64_t policy, std::uint16_t mask) {
-    if (there <= 0) return;
+    if (there <= 0 && !comes) return;
     const CUtensorMap* boxes = is_whole<kSlice>(there) ? &map : &short_map;
     if constexpr (kMulticast)
       ptx::load_box_multicast(to, boxes, k, row, arrived, policy, mask);
@@ -452,8 +458,8 @@ struct Gemm {
     }
   }
 
-  // Second half: tokens, swapped in as many boxes as the tile has tokens for, else the whole tile's, dealt out among the CTAs of a cluster, whose tokens are
-  // the same; and their block scales.
+  // Second half: tokens, swapped in as many boxes as the tile has tokens for, else the whole tile's, dealt out among the CTAs of
+  // a cluster, whose tokens are the same; and their block scales.
   static __device__ __forceinline__ void load_tokens(const Arguments& p, const Cta& cta, const Tile& tile, int block,
                                                      int slot, bool load_scales, std::uint16_t mask) {
     constexpr int kBox = kGeometry.token_box, kMembers = kSwap ? kClusterM : kClusterN;
