@@ -54,7 +54,7 @@ class Row:
         self.split, self.pingpong, self.swapped = int(parts[5] or 1), parts[6] == "pingpong", bool(parts[7])
 
     def reaches(self, m: int) -> bool:
-        """Small tiles starve on L2 where many waves of them run: they are fitted and used for middle token counts only."""
+        """Small tiles starve on L2 where many waves of them run: they are fitted for middle token counts only."""
         return m <= MIDDLE_TOKENS or not (self.swapped or self.m == 64 or self.n == 64)
 
     def waves(self, m: int, n: int) -> int:
