@@ -98,6 +98,7 @@ TEST_P(EmulatedRow, StoresEveryBitWhateverTheOrder) {
   const std::int64_t tokens = tile.swap_ab ? columns : rows, features = tile.swap_ab ? rows : columns;
   struct Size {
     std::int64_t m, n, k;
+    bool past_edges = false;  // a cluster reaches past both
   };
   const bool in_turns = tile.schedule == plan_tables::Schedule::pingpong;
   const std::int64_t ring = std::int64_t{tile.k} * tile.stages * tile.split_k,
@@ -105,17 +106,16 @@ TEST_P(EmulatedRow, StoresEveryBitWhateverTheOrder) {
   const Size sizes[] = {
       {1, features - 3, 3 * tile.k * tile.split_k - 32},  // one tile, shorter than the ring
       {tokens + 4, features / 2 + 8, ring + 2 * tile.k + 16},
-      {tokens / 2, 2 * features + features / 8, 3 * tile.k},  // clusters reach past both edges
-      {tokens + tokens / 8, features / 8, 2 * ring},          // and all that is left is one CTA's
+      {tokens / 2, 2 * features + features / 8, 3 * tile.k, true},
+      {tokens + tokens / 8, features / 8, 2 * ring, true},  // all that is left is one CTA's
       // Several tiles a block; two a warpgroup that takes its own, each longer than the ring.
       {tokens / 2, (in_turns ? 4 : 2) * clusters * features - 8, in_turns ? ring + tile.k : 2 * tile.k * tile.split_k},
   };
   int variant = GetParam() + emulator::first_draw();
   for (const Size& size : sizes) {
-    const bool past_edges = &size == &sizes[2] || &size == &sizes[3];
-    if (past_edges && tile.cluster_m * tile.cluster_n == 1) continue;
+    if (size.past_edges && tile.cluster_m * tile.cluster_n == 1) continue;
     // A CTA at the corner that runs ahead of the one across shows in few orders.
-    const int orders = past_edges && tile.cluster_m > 1 && tile.cluster_n > 1 ? 2 : 1;
+    const int orders = size.past_edges && tile.cluster_m > 1 && tile.cluster_n > 1 ? 2 : 1;
     for (int order = 0; order < orders; ++order)
       for (const emulator::Network network : {emulator::Network::any, emulator::Network::late}) {
         const std::int64_t more = emulator::first_draw() == 0 ? 0 : variant * 7919 % 64;

@@ -765,7 +765,8 @@ def report(
             "",
             "### One order of accumulation",
             "",
-            "What `deterministic=True` costs: it leaves out the rows that split k, which serve few tokens (block scales: a few hundred; measured here up to 128) and few output features. "
+            "What `deterministic=True` costs: it leaves out the rows that split k, which serve few tokens (block scales: a few "
+            "hundred; measured here up to 128) and few output features. "
             "Everywhere else, and for int8, it changes nothing. Microseconds.",
             "",
             markdown_table(
