@@ -47,23 +47,21 @@ HOPPER_KINDS = tuple(f"--rows=sm90_{kind}" for kind in KINDS)
 PORTABLE_KINDS = tuple(f"--rows=portable_{kind}" for kind in KINDS)
 # Tests of quantize_test by name: all but those of every 16-bit value, which run the same kernels again.
 QUANTIZERS = tuple(f"--only={part}" for part in ("per_", "given_", "activation_", "rms_norm_", "dropin_", "columns"))
+MIXTURE = tuple(f"--only={part}" for part in ("route", "data", "gather", "combine", "layer"))
 MEMORY = ("memcheck", "synccheck", "initcheck")
 CHECKS = (
     Check("gemm_test", MEMORY, ("--quick",), HOPPER_KINDS),
     Check("gemm_test", ("racecheck",), ("--tiny",), rows=r"sm90_\w+(?<!_grouped)"),
     Check("grouped_test", MEMORY, ("--quick",), HOPPER_KINDS),
     Check("grouped_test", ("racecheck",), ("--tiny",), rows=r"sm90_\w+_grouped"),
-    Check(
-        "moe_test",
-        TOOLS,
-        ("--quick",),
-        tuple(f"--only={part}" for part in ("route", "data", "gather", "combine", "layer")),
-    ),
+    Check("moe_test", MEMORY, ("--quick",), MIXTURE),
+    Check("moe_test", ("racecheck",), ("--tiny",), MIXTURE),
     Check("moe_test", ("memcheck",), ("--quick",), ("--only=hostile",)),
-    Check("portable_test", MEMORY, ("--variant=native", "--quick"), PORTABLE_KINDS),
-    Check("portable_test", ("racecheck",), ("--variant=native", "--quick"), rows=r"portable_\w+"),
-    Check("quantize_test", MEMORY, ("--quick",)),
-    Check("quantize_test", ("racecheck",), ("--quick",), QUANTIZERS),
+    Check("portable_test", ("memcheck", "synccheck"), ("--variant=native", "--quick"), PORTABLE_KINDS),
+    Check("portable_test", ("initcheck",), ("--variant=native", "--tiny"), PORTABLE_KINDS),
+    Check("portable_test", ("racecheck",), ("--variant=native", "--tiny"), rows=r"portable_\w+"),
+    Check("quantize_test", ("memcheck", "synccheck"), ("--quick",)),
+    Check("quantize_test", ("initcheck", "racecheck"), ("--quick",), QUANTIZERS),
 )
 
 

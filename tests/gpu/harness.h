@@ -77,7 +77,10 @@ class DeviceBuffer {
  public:
   explicit DeviceBuffer(std::int64_t bytes, std::int64_t shift = 0) : bytes_(bytes), shift_(shift) {
     require(cudaMalloc(&base_, static_cast<std::size_t>(whole())), "cudaMalloc");
-    if (!zones_stay_unwritten()) poison();
+    if (!zones_stay_unwritten())
+      poison();
+    else if (shift % 4 != 0)  // kernels may read the aligned word that the first byte is in
+      require(cudaMemset(base_ + kZone + shift / 4 * 4, 0xFF, static_cast<std::size_t>(shift % 4)), "cudaMemset");
   }
   ~DeviceBuffer() { static_cast<void>(cudaFree(base_)); }
   DeviceBuffer(const DeviceBuffer&) = delete;

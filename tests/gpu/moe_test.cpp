@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Mixture of experts on the device against the reference, bit for bit: routing, data operators, gathering, combining, the
 // layer in int8; then 10^5 launches on integers of any value. (fp8 products: grouped_test.cpp and test_moe.py.)
-// Usage: moe_test [--quick] [--only=NAME] [--kinds=N] [--junit=FILE]; N: only the first kinds of HostileRun::launch.
+// Usage: moe_test [--quick | --tiny] [--only=NAME] [--kinds=N] [--junit=FILE]; N: only the first kinds of HostileRun::launch.
 // Must not go here: timing.
 #include <atomic>
 #include <cstring>
@@ -80,21 +80,28 @@ std::string route_case(const RouteShape& shape, Routing routing, bool wide, bool
   return wrong.empty() ? "" : text_of(shape, routing, wide, seed) + wrong;
 }
 
+// How many cases run: a reduced set for compute-sanitizer, and for racecheck, which takes seconds for each of these blocks of a
+// thousand threads, a routing of each of their forms.
+enum class Extent : std::uint8_t { full, quick, tiny };
+
 // Shapes of one block, of a cluster that keeps its choices in registers, of one that does not, and of many experts.
-std::vector<RouteShape> route_shapes(bool quick) {
+std::vector<RouteShape> route_shapes(Extent extent) {
+  if (extent == Extent::tiny) return {{8, 8, 256}, {171, 6, 512}, {512, 8, 128}, {1000, 7, 1024}, {40, 5, 1025}};
   std::vector<RouteShape> shapes = {{0, 4, 4},      {4, 0, 4},     {1, 1, 1},      {1, 8, 256},    {8, 8, 256},
                                     {17, 2, 8},     {64, 8, 300},  {128, 8, 60},   {129, 8, 60},   {170, 6, 512},
                                     {171, 6, 512},  {300, 4, 33},  {512, 8, 128},  {4096, 8, 512}, {1000, 7, 1024},
                                     {512, 8, 1024}, {40, 5, 1025}, {300, 8, 1500}, {3, 3, 0},      {256, 16, 1}};
-  if (!quick) shapes.insert(shapes.end(), {{9000, 8, 256}, {5000, 6, 700}, {4095, 8, 511}, {2000, 2, 2000}});
+  if (extent == Extent::full)
+    shapes.insert(shapes.end(), {{9000, 8, 256}, {5000, 6, 700}, {4095, 8, 511}, {2000, 2, 2000}});
   return shapes;
 }
 
-std::string run_routes(bool quick, std::int64_t& cases) {
+std::string run_routes(Extent extent, std::int64_t& cases) {
   std::uint64_t seed = 1;
-  for (const RouteShape& shape : route_shapes(quick))
+  for (const RouteShape& shape : route_shapes(extent))
     for (const Routing routing : kRoutings)
       for (const int variant : {0, 1, 2, 3}) {
+        if (extent == Extent::tiny && (routing != Routing::uniform || variant > 1)) continue;
         if (shape.experts == 0 && routing != Routing::all_empty) continue;
         if (shape.tokens * shape.experts > (1 << 20) && variant > 1) continue;  // the reference's share of the time
         const std::string wrong =
@@ -192,11 +199,12 @@ std::string data_sizes_case(MoeDataKind kind, std::int64_t experts, bool transpo
                              " seed " + std::to_string(seed) + ": " + wrong;
 }
 
-std::string run_data(bool quick, std::int64_t& cases) {
+std::string run_data(Extent extent, std::int64_t& cases) {
   std::uint64_t seed = 1000;
-  for (const RouteShape& shape : route_shapes(quick))
+  for (const RouteShape& shape : route_shapes(extent))
     for (const Routing routing : kRoutings)
       for (const bool blockscales : {false, true}) {
+        if (extent == Extent::tiny && routing != Routing::uniform) continue;
         if (shape.experts == 0 && routing != Routing::all_empty) continue;
         const std::string wrong = data_route_case(shape, routing, blockscales, ++seed);
         if (!wrong.empty()) return wrong;
@@ -269,11 +277,11 @@ std::string gather_case(std::int64_t tokens, std::int64_t columns, std::int64_t 
                              (weighted ? " weighted" : "") + " seed " + std::to_string(seed) + ": " + wrong;
 }
 
-std::string run_gather(bool quick, std::int64_t& cases) {
+std::string run_gather(Extent extent, std::int64_t& cases) {
   std::uint64_t seed = 5000;
   const std::vector<std::int64_t> widths =
-      quick ? std::vector<std::int64_t>{1, 200, 2048}
-            : std::vector<std::int64_t>{0, 1, 7, 8, 130, 200, 264, 512, 2048, 7168, 20000};
+      extent != Extent::full ? std::vector<std::int64_t>{1, 200, 2048}
+                             : std::vector<std::int64_t>{0, 1, 7, 8, 130, 200, 264, 512, 2048, 7168, 20000};
   for (const std::int64_t columns : widths)
     for (const std::int64_t group : {-2, -1, 0, 8, 64, 100, 128, 256})
       for (const DType x_type : {DType::bfloat16, DType::float16, DType::float32})
@@ -358,10 +366,11 @@ std::string combine_case(std::int64_t tokens, std::int64_t top_k, std::int64_t c
                    name(y_type) + " to " + name(out_type) + " seed " + std::to_string(seed) + ": " + wrong;
 }
 
-std::string run_combine(bool quick, std::int64_t& cases) {
+std::string run_combine(Extent extent, std::int64_t& cases) {
   std::uint64_t seed = 9000;
-  const std::vector<std::int64_t> widths =
-      quick ? std::vector<std::int64_t>{70, 256} : std::vector<std::int64_t>{0, 1, 7, 8, 70, 256, 2048, 7168};
+  const std::vector<std::int64_t> widths = extent != Extent::full
+                                               ? std::vector<std::int64_t>{70, 256}
+                                               : std::vector<std::int64_t>{0, 1, 7, 8, 70, 256, 2048, 7168};
   for (const std::int64_t columns : widths)
     for (const std::int64_t tokens : {0, 1, 13, 60})
       for (const std::int64_t top_k : {0, 1, 3, 8, 17})
@@ -460,11 +469,11 @@ std::string layer_case(const LayerShape& shape, Routing routing, int scales, boo
                    " seed " + std::to_string(seed) + ": " + wrong;
 }
 
-std::string run_layer(bool quick, std::int64_t& cases) {
+std::string run_layer(Extent extent, std::int64_t& cases) {
   std::uint64_t seed = 20000;
   std::vector<LayerShape> shapes = {
       {1, 2, 4, 128, 64}, {8, 3, 8, 256, 96}, {3, 1, 5, 64, 32}, {40, 4, 16, 128, 64}, {200, 3, 8, 128, 64}};
-  if (!quick)
+  if (extent == Extent::full)
     shapes.insert(shapes.end(), {{130, 3, 6, 96, 80}, {300, 1, 3, 200, 40}, {0, 2, 3, 64, 32}, {5, 2, 3, 100, 7}});
   for (const LayerShape& shape : shapes)
     for (const Routing routing : kRoutings)
@@ -783,8 +792,8 @@ class HostileRun {
 
 int hostile_kinds = HostileRun::kKinds;
 
-std::string run_hostile(bool quick, std::int64_t& cases) {
-  const std::int64_t launches = quick ? 5000 : 100000;
+std::string run_hostile(Extent extent, std::int64_t& cases) {
+  const std::int64_t launches = extent != Extent::full ? 5000 : 100000;
   constexpr std::int64_t kBatch = 2000, kChecked = 50;  // of a batch one in fifty is compared
   HostileRun run(77);
   Watchdog watchdog;
@@ -806,24 +815,25 @@ std::string run_hostile(bool quick, std::int64_t& cases) {
 
 int main(int count, char** arguments) {
   using namespace evergemm::gpu_test;
-  bool quick = false;
+  Extent extent = Extent::full;
   const char* junit = nullptr;
   std::string only;
   for (int i = 1; i < count; ++i) {
     const std::string argument = arguments[i];
-    if (argument == "--quick") quick = true;
+    if (argument == "--quick") extent = Extent::quick;
+    if (argument == "--tiny") extent = Extent::tiny;
     if (argument.rfind("--junit=", 0) == 0) junit = arguments[i] + 8;
     if (argument.rfind("--only=", 0) == 0) only = argument.substr(7);
     if (argument.rfind("--kinds=", 0) == 0) hostile_kinds = std::atoi(arguments[i] + 8);
   }
   struct Named {
     const char* name;
-    std::string (*run)(bool quick, std::int64_t& cases);
+    std::string (*run)(Extent extent, std::int64_t& cases);
   };
   Report report;
   for (const Named& test : {Named{"route", run_routes}, Named{"data", run_data}, Named{"gather", run_gather},
                             Named{"combine", run_combine}, Named{"layer", run_layer}, Named{"hostile", run_hostile}})
     if (only.empty() || only == test.name)
-      report.test("moe", test.name, [&](std::int64_t& cases) { return test.run(quick, cases); });
+      report.test("moe", test.name, [&](std::int64_t& cases) { return test.run(extent, cases); });
   return report.finish(junit);
 }
