@@ -63,13 +63,17 @@ __device__ __forceinline__ unsigned count(volatile std::uint32_t* counters, int 
 __device__ __forceinline__ std::uint32_t shared_address(const void* pointer) {
   return static_cast<std::uint32_t>(__cvta_generic_to_shared(pointer));
 }
-// A barrier of this block that completes when `bytes` have come from others. By one thread; the cluster then meets.
+// A barrier of this block that completes when `bytes` have come from others. By one warp; the cluster then meets.
 __device__ __forceinline__ void expect_bytes(std::uint64_t* barrier, unsigned bytes) {
 #if __CUDA_ARCH__ >= 900
-  asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(shared_address(barrier)) : "memory");
-  asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
-  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(barrier)), "r"(bytes)
-               : "memory");
+  if (threadIdx.x == 0) {
+    asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(shared_address(barrier)) : "memory");
+    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+  }
+  __syncwarp();  // racecheck takes a barrier's beginning for another lane's write
+  if (threadIdx.x == 0)
+    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(barrier)), "r"(bytes)
+                 : "memory");
 #endif
 }
 // The barriers of all are there. No memory is ordered otherwise: a release would wait for the whole GPU's memory.
@@ -114,7 +118,8 @@ __device__ __forceinline__ void wait_for_bytes(std::uint64_t* barrier) {
 
 // ---- choices that are only counted -----------------------------------------------------------------------------------
 
-constexpr unsigned kTogether = 4;  // ids that a thread reads at once; slices begin at multiples of it
+constexpr unsigned kTogether = 4;  // ids that a thread reads at once; ranges and slices begin at multiples of it
+constexpr unsigned kRounds = 2;    // such reads in flight: a thread waits for memory once
 
 // Counts the choices [begin, end) but for those of the slice, by all threads.
 template <class Id>
@@ -122,23 +127,40 @@ __device__ __forceinline__ void count_plain(const Id* ids, unsigned experts, uns
                                             unsigned slice_begin, unsigned slice_end, std::uint32_t* before,
                                             std::uint32_t* behind) {
   using Unsigned = std::conditional_t<sizeof(Id) == 8, std::uint64_t, std::uint32_t>;
+  const auto count_one = [&](unsigned i, Id id) {  // what is negative is larger than every expert
+    if (static_cast<Unsigned>(id) < experts) atomicAdd((i < slice_begin ? before : behind) + id, 1u);
+  };
+  const unsigned whole = begin + (end - begin) / kTogether * kTogether, step = blockDim.x * kTogether;
 #pragma unroll 1
-  for (unsigned i = begin + threadIdx.x * kTogether; i < end; i += blockDim.x * kTogether) {
-    if (i >= slice_begin && i < slice_end) continue;
-    alignas(16) Id id[kTogether];
-    if (i + kTogether <= end) {
+  for (unsigned i = begin + threadIdx.x * kTogether; i < whole; i += step * kRounds) {
+    alignas(16) Id id[kRounds][kTogether];
 #pragma unroll
-      for (unsigned part = 0; part < sizeof(id) / 16; ++part)
-        reinterpret_cast<uint4*>(id)[part] = reinterpret_cast<const uint4*>(ids + i)[part];
-    } else {
+    for (unsigned round = 0; round < kRounds; ++round) {
+      const unsigned at = i + round * step;
+      const bool counted = at < whole && (at < slice_begin || at >= slice_end);
 #pragma unroll
-      for (unsigned j = 0; j < kTogether; ++j) id[j] = i + j < end ? ids[i + j] : Id{-1};
+      for (unsigned j = 0; j < kTogether; ++j) id[round][j] = Id{-1};
+#pragma unroll
+      for (unsigned part = 0; part < sizeof(id[0]) / 16; ++part)
+        if (counted) reinterpret_cast<uint4*>(id[round])[part] = reinterpret_cast<const uint4*>(ids + at)[part];
     }
-    std::uint32_t* const counts = i < slice_begin ? before : behind;
 #pragma unroll
-    for (unsigned j = 0; j < kTogether; ++j)  // what is negative is larger than every expert
-      if (static_cast<Unsigned>(id[j]) < experts) atomicAdd(counts + id[j], 1u);
+    for (unsigned round = 0; round < kRounds; ++round)
+#pragma unroll
+      for (unsigned j = 0; j < kTogether; ++j) count_one(i + round * step, id[round][j]);
   }
+  const unsigned last = whole + threadIdx.x;  // of the fewer than kTogether that are left
+  if (last < end && (last < slice_begin || last >= slice_end)) count_one(last, ids[last]);
+}
+
+// The sum of an expert's counts in the copies of a histogram.
+__device__ __forceinline__ unsigned sum_of_copies(const std::uint32_t* counts, int copies, int pitch) {
+  unsigned of_copy[kMostCopies], sum = 0;
+#pragma unroll
+  for (int copy = 0; copy < kMostCopies; ++copy) of_copy[copy] = copy < copies ? counts[copy * pitch] : 0u;
+#pragma unroll
+  for (int copy = 0; copy < kMostCopies; ++copy) sum += of_copy[copy];
+  return sum;
 }
 
 struct Data {              // what is written besides
@@ -154,7 +176,7 @@ template <bool kData, bool kOne>
 __global__ void __launch_bounds__(kMostThreads, 1)
     route_in_shared(const __grid_constant__ MoeRouteProblem p, const __grid_constant__ Split split,
                     const __grid_constant__ Data data) {
-  extern __shared__ std::uint32_t memory[];
+  extern __shared__ __align__(16) std::uint32_t memory[];
   constexpr int kSums = kData ? 2 : 1;  // rows, rows rounded up to 128
   __shared__ unsigned scratch[kSums][kWarp];
   const unsigned lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
@@ -167,11 +189,13 @@ __global__ void __launch_bounds__(kMostThreads, 1)
   __shared__ std::uint64_t exchanged;
 
   if (cluster > 1) {
-    if (threadIdx.x == 0) expect_bytes(&exchanged, cluster * static_cast<unsigned>(columns) * 4);
+    if (warp == 0) expect_bytes(&exchanged, cluster * static_cast<unsigned>(columns) * 4);
     arrive_at_cluster();
   }
+  static_assert(kWarp % 4 == 0 && kCopyPad % 4 == 0);  // all that begins in this memory begins at 16 bytes
 #pragma unroll 1
-  for (std::uint32_t* word = memory + threadIdx.x; word < of_blocks; word += blockDim.x) *word = 0;
+  for (std::uint32_t* words = memory + threadIdx.x * 4; words < of_blocks; words += blockDim.x * 4)
+    *reinterpret_cast<uint4*>(words) = uint4{};
   __syncthreads();
   wait_for_previous_kernel();
   allow_next_kernel();  // it waits for this one's end; starting many blocks takes time
@@ -222,9 +246,11 @@ __global__ void __launch_bounds__(kMostThreads, 1)
   // ---- sum ----
   unsigned of_all = 0, of_earlier = 0;  // choices of expert e: all, and those of the ranges before
   if (e < columns) {
-    unsigned sum = 0;
-#pragma unroll 1
-    for (int copy = 0; copy < split.copies; ++copy) sum += outside[copy * pitch + e];
+    unsigned sum = 0, behind = 0;
+    if (split.copies > 0) {
+      sum = sum_of_copies(outside + e, split.copies, pitch);
+      behind = sum_of_copies(outside + split.copies * pitch + e, split.copies, pitch);
+    }
 #pragma unroll 1
     for (unsigned w = 0; w < split.counting_warps; w += kBatch) {  // becomes: those before the warp's, in the range
       unsigned of_warp[kBatch];
@@ -237,9 +263,7 @@ __global__ void __launch_bounds__(kMostThreads, 1)
         sum += of_warp[j];
       }
     }
-#pragma unroll 1
-    for (int copy = 0; copy < split.copies; ++copy) sum += outside[(split.copies + copy) * pitch + e];
-    of_all = sum;
+    of_all = sum + behind;
   }
   if (cluster > 1) {
     wait_for_cluster();  // the others have begun; nobody leaves before all counts have come to it
