@@ -105,7 +105,7 @@ constexpr RowName name_of(const PortableTile& tile) {
 
 // ---- rows ----------------------------------------------------------------------------------------------------------------
 
-inline constexpr std::size_t kPortableRows = 20;
+inline constexpr std::size_t kPortableRows = 22;
 
 // Few tokens: 16 and 32 of them, with 128 bytes of k a stage and many stages, so that weights stream; 32 features where there
 // are few of those too. Many: 64 x 64 a warp, the most products for each byte that a warp reads from shared memory. Promotion
@@ -122,6 +122,7 @@ constexpr std::array<PortableTile, kPortableRows> portable_rows(MemoryClass memo
       PortableTile{Mainloop::int8,          32,  64, 128, 1, 4, stages(2, 4, 6)},
       PortableTile{Mainloop::int8,          64,  64, 128, 2, 2, stages(2, 3, 4)},
       PortableTile{Mainloop::int8,          64, 128,  64, 2, 2, stages(2, 4, 5)},
+      PortableTile{Mainloop::int8,         128,  64, 128, 2, 2, stages(2, 4, 4)},
       PortableTile{Mainloop::int8,         128, 128,  64, 2, 2, stages(2, 3, 4)},
       PortableTile{Mainloop::int8,         128, 256,  64, 2, 4, stages(2, 4, 4)},
       PortableTile{Mainloop::fp8_fast,      16,  32, 128, 1, 2, stages(2, 6, 12)},
@@ -129,6 +130,7 @@ constexpr std::array<PortableTile, kPortableRows> portable_rows(MemoryClass memo
       PortableTile{Mainloop::fp8_fast,      32,  64, 128, 1, 4, stages(2, 4, 6)},
       PortableTile{Mainloop::fp8_fast,      64,  64, 128, 2, 2, stages(2, 3, 4)},
       PortableTile{Mainloop::fp8_fast,      64, 128,  64, 2, 2, stages(2, 4, 5)},
+      PortableTile{Mainloop::fp8_fast,     128,  64, 128, 2, 2, stages(2, 4, 4)},
       PortableTile{Mainloop::fp8_fast,     128, 128,  64, 2, 2, stages(2, 3, 4)},
       PortableTile{Mainloop::fp8_fast,     128, 256,  64, 2, 4, stages(2, 4, 4)},
       PortableTile{Mainloop::fp8_promoted,  16,  32, 128, 1, 2, stages(2, 6, 12)},
@@ -239,6 +241,7 @@ constexpr auto portable_costs(Mainloop mainloop) {
       PortableCost{portable_row(mainloop, 32, 64), 3, 290, 220},
       PortableCost{portable_row(mainloop, 64, 64), 3, 450, 250},
       PortableCost{portable_row(mainloop, 64, 128), 3, 600, 440},
+      PortableCost{portable_row(mainloop, 128, 64), 2, 420, 390},
       PortableCost{portable_row(mainloop, 128, 128), 2, 800, 710},
       PortableCost{portable_row(mainloop, 128, 256), 1, 1250, 1450},
   };

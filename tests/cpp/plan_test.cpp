@@ -132,7 +132,7 @@ TEST(Plan, TilesSuitTheNumberOfMultiprocessors) {
   EXPECT_EQ(row("sm75", 16), "portable_int8_16x64x128_s2");
   EXPECT_EQ(row("sm89", 8192), "portable_int8_128x128x64_s3");
   EXPECT_EQ(row("sm100", 8192), "portable_int8_128x128x64_s4");
-  EXPECT_EQ(row("sm120", 256), "portable_int8_64x64x128_s3");
+  EXPECT_EQ(row("sm120", 256), "portable_int8_128x64x128_s4");
   EXPECT_EQ(row("sm75", 256), "portable_int8_128x128x64_s2");
 }
 

@@ -503,6 +503,20 @@ struct Gemm {
         ((reinterpret_cast<std::uintptr_t>(p.out) | static_cast<std::uintptr_t>(p.out_stride * item)) % kVector) == 0;
     const bool blocks = kPromoted && p.scale_a.mode == ScaleMode::BlockWise1x128;
     const bool adds = p.bias != nullptr || p.has_azp;
+    // All rows' values are asked for before the first is used: behind a branch each would wait for memory by itself.
+    float scale_a[kRowsOfWarp][2];
+    std::uint32_t zero_a[kRowsOfWarp][2];
+#pragma unroll
+    for (int i = 0; i < kRowsOfWarp; ++i)
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const std::int64_t wanted = row + i * 16 + half * 8, at = wanted < p.m ? wanted : p.m - 1;
+        scale_a[i][half] = blocks ? 1.0f : __ldg(p.scale_a.data + at * p.scale_a.outer_stride);
+        zero_a[i][half] = 0;
+        if constexpr (!kFloat)
+          if (p.has_azp)
+            zero_a[i][half] = p.azp != nullptr ? static_cast<std::uint32_t>(__ldg(p.azp + at * p.azp_stride)) : 1u;
+      }
 #pragma unroll
     for (int group = 0; group < kColumnsOfWarp / kGroup; ++group) {
       const std::int64_t first = column + group * 8 * kGroup, left = p.n - first;
@@ -525,10 +539,6 @@ struct Gemm {
         for (int half = 0; half < 2; ++half) {
           const std::int64_t r = row + i * 16 + half * 8;
           if (r >= p.m) continue;
-          const float scale_a = blocks ? 1.0f : __ldg(p.scale_a.data + r * p.scale_a.outer_stride);
-          std::uint32_t zero_a = 0;
-          if constexpr (!kFloat)
-            if (p.has_azp) zero_a = p.azp != nullptr ? static_cast<std::uint32_t>(__ldg(p.azp + r * p.azp_stride)) : 1u;
           float values[kRun];
 #pragma unroll
           for (int v = 0; v < kRun; ++v) {
@@ -537,9 +547,10 @@ struct Gemm {
             if constexpr (kFloat) {
               sum = kPromoted || ptx::kSumScale == 1.0f ? acc : __fmul_rn(acc, ptx::kSumScale);
             } else {  // modulo 2^32
-              sum = __int2float_rn(static_cast<std::int32_t>(static_cast<std::uint32_t>(acc) - zero_a * zero_b[v]));
+              sum = __int2float_rn(
+                  static_cast<std::int32_t>(static_cast<std::uint32_t>(acc) - zero_a[i][half] * zero_b[v]));
             }
-            values[v] = __fmaf_rn(scale_a, __fmul_rn(scale_b[v], sum), bias[v]);
+            values[v] = __fmaf_rn(scale_a[i][half], __fmul_rn(scale_b[v], sum), bias[v]);
           }
           store_run(p, r * p.out_stride + first, values, left, vectors);
         }
