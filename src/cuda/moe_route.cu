@@ -28,7 +28,8 @@ constexpr int kMostCopies = 8, kCopyPad = 4;  // a pad, so that an expert's copi
 constexpr int kMostExperts = 1024;            // beyond: route_in_global
 constexpr unsigned kOneBlock = 512;           // choices that one block routes alone
 constexpr unsigned kCluster = 8;              // blocks that count together
-constexpr unsigned kMostClusters = 16, kMostSingle = 64;
+constexpr unsigned kMostClusters = 15;  // that an H100 holds at a time: a sixteenth starts when one of them has ended
+constexpr unsigned kMostSingle = 64;
 constexpr unsigned kFewWarps = 8;  // of a block that count its slice, where there are clusters enough
 constexpr int kAhead = 4;          // ids in flight while the choices outside of a slice are counted
 constexpr int kBatch = 8;          // counters in flight
