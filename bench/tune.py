@@ -24,10 +24,10 @@ from collections.abc import Iterable
 import portable_costs
 
 Key = tuple[str, int, int, int]  # kind, n, k, m
-RESIDENT = {1: 132, 2: 66, 4: 31}  # clusters of that size that an H100 holds at a time
+RESIDENT = {1: 132, 2: 66, 3: 39, 4: 30}  # clusters of that size that an H100 holds at a time, of one that holds few
 BYTES_PER_MICROSECOND = 2.8e6
 LAUNCH_MICROSECONDS = 3.0
-FEW_TOKENS, MIDDLE_TOKENS = 128, 256
+FEW_TOKENS, MIDDLE_TOKENS = 128, 768
 SINGLE_WAVE = 1.2  # ping-pong with one wave leaves a warpgroup idle: block_ns times this
 RATE = 8192 * 1.6e3  # operations a microsecond of one multiprocessor's tensor cores
 
@@ -54,8 +54,8 @@ class Row:
         self.split, self.pingpong, self.swapped = int(parts[5] or 1), parts[6] == "pingpong", bool(parts[7])
 
     def reaches(self, m: int) -> bool:
-        """Small tiles starve on L2 where many waves of them run: they are fitted for middle token counts only."""
-        return m <= MIDDLE_TOKENS or not (self.swapped or self.m == 64 or self.n == 64)
+        """Small tiles are timed, and fitted, for middle token counts only."""
+        return m <= MIDDLE_TOKENS or self.m * self.n > 64 * 128
 
     def waves(self, m: int, n: int) -> int:
         rows, columns = (n, m) if self.swapped else (m, n)

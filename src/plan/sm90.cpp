@@ -30,11 +30,12 @@ constexpr std::int64_t kExtentLimit = std::numeric_limits<std::int32_t>::max() -
 
 // ---- more than kFewTokens tokens: the row whose measured costs promise the least time ----------------------------------------
 
-// Clusters of a size that the device holds at a time. Four do not divide the multiprocessors of every GPC: 31 of 33 fit.
+// Clusters of a size that the device holds at a time. More than two CTAs do not divide the multiprocessors of every GPC; which
+// of them a GPC has differs from one H100 to the next, and these are the fewest that were seen, of 44 and of 33.
 std::int64_t resident_clusters(const TileConfig& tile, const DeviceFacts& facts) {
   const std::int64_t size = std::int64_t{tile.cluster_m} * tile.cluster_n * tile.split_k;
-  const std::int64_t clusters = std::max<std::int64_t>(1, facts.cores / size);
-  return size < 4 ? clusters : std::max<std::int64_t>(1, clusters * 31 / 33);
+  const std::int64_t clusters = facts.cores / size;
+  return std::max<std::int64_t>(1, size < 3 ? clusters : size == 3 ? clusters * 39 / 44 : clusters * 30 / 33);
 }
 
 struct Prediction {

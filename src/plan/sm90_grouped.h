@@ -94,10 +94,8 @@ inline constexpr auto kSm90GroupedFp8Rules = grouped_one_sum_rules(Mainloop::fp8
 inline constexpr std::array kSm90GroupedPromotedRules = {
     GroupedRule{48, any, grouped_row_of(Mainloop::fp8_promoted, 64, 128, false, Schedule::pingpong),
                 "one warpgroup adds its sums or stores while the other multiplies"},
-    GroupedRule{96, 2048, grouped_row_of(Mainloop::fp8_promoted, 64, 128, false, Schedule::pingpong),
+    GroupedRule{320, 2048, grouped_row_of(Mainloop::fp8_promoted, 64, 128, false, Schedule::pingpong),
                 "the same: short sums, stored often"},
-    GroupedRule{160, 1024, grouped_row_of(Mainloop::fp8_promoted, 64, 128, false, Schedule::pingpong),
-                "the same: shorter sums, stored more often"},
     GroupedRule{96, any, grouped_row_of(Mainloop::fp8_promoted, 128, 128, false),
                 "a pair of tiles shares the tokens, and a share without rows is passed over"},
     GroupedRule{any, 1024, grouped_row_of(Mainloop::fp8_promoted, 128, 128, false),

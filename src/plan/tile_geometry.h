@@ -116,7 +116,7 @@ constexpr bool valid(const TileConfig& config) {
   // each CTA of a cluster fetches a slice of whole 8-row swizzle atoms
   if (config.m % (kSwizzleRows * config.cluster_n) != 0 || config.n % (kSwizzleRows * config.cluster_m) != 0)
     return false;
-  if (!config.swap_ab && g.chunk_columns < 32) return false;
+  if (g.chunk_columns > config.n || (!config.swap_ab && g.chunk_columns < 32)) return false;
   if (config.split_k > 1 && config.schedule == Schedule::pingpong) return false;
   // CTAs side by side along the tokens share an expert's rows; only swapped tiles can be made narrow for that
   if (config.grouped && (config.split_k > 1 || (!config.swap_ab && config.cluster_m > 1))) return false;

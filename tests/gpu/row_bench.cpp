@@ -185,10 +185,10 @@ bool worth_timing(const Cell& cell, std::int32_t row) {
   if (std::sscanf(name.c_str() + at, "%dx%d", &tile_m, &tile_n) != 2) return false;
   if (portable_family)
     return name.rfind("portable_", 0) == 0 && tile_m < 2 * cell.m + 32 && (tile_m > 32 || cell.m <= 2 * tile_m);
+  if (cell.m >= 1024 && tile_m * tile_n < 128 * 96) return false;
   if (name.find("swap") != std::string::npos)
-    return cell.m <= 2 * tile_n && cell.m <= 256 && !(cell.m <= 16 && tile_n > 64) && !(cell.m > 32 && tile_n < 64);
-  return cell.m >= 64 && !(cell.m < 128 && tile_m > 64) && !(cell.m <= 128 && tile_m > 128) &&
-         !(cell.m >= 1024 && tile_m * tile_n < 128 * 96);
+    return !(cell.m <= 16 && tile_n > 64) && !(cell.m > 32 && tile_n < 64) && tile_n < 2 * cell.m + 32;
+  return cell.m >= 64 && !(cell.m < 128 && tile_m > 64) && !(cell.m <= 128 && tile_m > 128);
 }
 
 constexpr const char* kIntMm = "torch._int_mm's call";
