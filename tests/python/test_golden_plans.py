@@ -18,13 +18,14 @@ KINDS = {
 }
 ARCHITECTURES = ("cpu-portable", "cpu-avx2", "cpu-avx512", "cpu-avx512_vnni", "sm75", "sm80", "sm86", "sm89", "sm90a")
 ARCHITECTURES += ("sm100", "sm103", "sm110", "sm120", "sm121")
+BETWEEN = (300, 384, 640)  # tokens between the powers of two, where tiles of other sizes win
 HEAD = "# SPDX-License-Identifier: Apache-2.0\narchitecture\tkind\tshape\tn\tk\tplans (from m on: row)\n"
 
 
 def plans(architecture: str, kind: str, shape: dict) -> str:
-    """'1 rowA; 8 rowB': the row for each m of shapes.json, named where it changes."""
+    """'1 rowA; 8 rowB': the row for each m of shapes.json and BETWEEN, named where it changes."""
     steps, last = [], None
-    for m in SHAPES["m"]:
+    for m in sorted({*SHAPES["m"], *BETWEEN}):
         plan = evergemm.explain("scaled_mm", m=m, n=shape["n"], k=shape["k"], arch=architecture, **KINDS[kind])
         row = plan.error or plan.row
         if row != last:

@@ -34,7 +34,7 @@ SCHEMES = {
     "fp8-block": ("fp8", "blockwise"),
 }
 REPORT_SHAPES = ("L1", "L3", "L5", "L7", "D1", "D2", "D4")
-REPORT_ROWS = (1, 16, 64, 128, 256, 1024, 4096)
+REPORT_ROWS = (1, 16, 64, 128, 256, 300, 1024, 4096)  # 300 fills whole tiles of no size
 _BLOCK = 128
 _ROTATED_BYTES = 150 << 20
 _MOST_SETS = 16
