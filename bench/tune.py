@@ -66,7 +66,7 @@ class Row:
         _, n, k, m = key
         block, tile = cost
         waves = self.waves(m, n)
-        if waves == 1 and self.pingpong and self.m == 128:
+        if waves == 1 and self.pingpong and self.m >= 128:
             block *= SINGLE_WAVE
         multiplying = waves * (-(-k // 128) * block + tile)
         return LAUNCH_MICROSECONDS + max(multiplying, (n * k + m * k + 2 * m * n) / BYTES_PER_MICROSECOND)
@@ -117,7 +117,7 @@ def run_fit(arguments) -> None:
     print(f"fitted:   chosen / best {loss(cells, keys, costs):.4f}")
     for name, (block, tile) in costs.items():
         row = Row(name)
-        single = block * (SINGLE_WAVE if row.pingpong and row.m == 128 else 1)
+        single = block * (SINGLE_WAVE if row.pingpong and row.m >= 128 else 1)
         print(f"{name:48s} block_ns {block * 1e3:4.0f} tile_ns {tile * 1e3:4.0f} single_block_ns {single * 1e3:4.0f}")
 
 

@@ -211,9 +211,10 @@ inline constexpr const char* kLeastTime =
 // Where one tensor-core sum runs over all of k: int8 and fast fp8 have the same costs.
 constexpr auto one_sum_costs(Mainloop mainloop) {
   return std::array{
-      TileCost{swapped(mainloop, 64, 64, 1, 1), kMiddleTokens, 159, 750, 159},
+      TileCost{swapped(mainloop, 64, 64, 2), kMiddleTokens, 112, 1250, 112},
+      TileCost{swapped(mainloop, 64, 64), kMiddleTokens, 159, 750, 159},
       TileCost{swapped(mainloop, 64, 128, 1, 2), kMiddleTokens, 184, 1250, 184},
-      TileCost{swapped(mainloop, 128, 64, 1, 1), kMiddleTokens, 199, 1250, 199},
+      TileCost{swapped(mainloop, 128, 64), kMiddleTokens, 199, 1250, 199},
       TileCost{pingpong(mainloop, 64, 128, 1, 1), kMiddleTokens, 208, 750, 208},
       TileCost{swapped(mainloop, 128, 80, 1, 2), kManyTokens, 230, 1500, 230},
       TileCost{swapped(mainloop, 128, 96, 1, 2), kManyTokens, 275, 1500, 275},
@@ -239,7 +240,7 @@ constexpr auto one_sum_costs(Mainloop mainloop) {
 inline constexpr auto kSm90Int8Costs = one_sum_costs(Mainloop::int8);
 inline constexpr auto kSm90Fp8Costs = one_sum_costs(Mainloop::fp8_fast);
 inline constexpr std::array kSm90PromotedCosts = {
-    TileCost{swapped(Mainloop::fp8_promoted, 64, 64, 1, 1), kMiddleTokens, 213, 1500, 213},
+    TileCost{swapped(Mainloop::fp8_promoted, 64, 64), kMiddleTokens, 213, 1500, 213},
     TileCost{pingpong(Mainloop::fp8_promoted, 64, 128, 1, 1), kMiddleTokens, 254, 1000, 254},
     TileCost{cooperative(Mainloop::fp8_promoted, 128, 64, 2, 1), kMiddleTokens, 280, 750, 280},
     TileCost{row_of(Mainloop::fp8_promoted, 128, 64, 1, 1, 2, Schedule::cooperative, false), kMiddleTokens, 167, 2000,

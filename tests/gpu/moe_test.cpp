@@ -84,13 +84,14 @@ std::string route_case(const RouteShape& shape, Routing routing, bool wide, bool
 // thousand threads, a routing of each of their forms.
 enum class Extent : std::uint8_t { full, quick, tiny };
 
-// Shapes of one block, of a cluster that keeps its choices in registers, of one that does not, and of many experts.
+// Shapes of one block, of clusters whose warps have 32 choices each and more, of an odd number of choices, and of many experts.
 std::vector<RouteShape> route_shapes(Extent extent) {
   if (extent == Extent::tiny) return {{8, 8, 256}, {171, 6, 512}, {512, 8, 128}, {1000, 7, 1024}, {40, 5, 1025}};
-  std::vector<RouteShape> shapes = {{0, 4, 4},      {4, 0, 4},     {1, 1, 1},      {1, 8, 256},    {8, 8, 256},
-                                    {17, 2, 8},     {64, 8, 300},  {128, 8, 60},   {129, 8, 60},   {170, 6, 512},
-                                    {171, 6, 512},  {300, 4, 33},  {512, 8, 128},  {4096, 8, 512}, {1000, 7, 1024},
-                                    {512, 8, 1024}, {40, 5, 1025}, {300, 8, 1500}, {3, 3, 0},      {256, 16, 1}};
+  std::vector<RouteShape> shapes = {{0, 4, 4},      {4, 0, 4},       {1, 1, 1},     {1, 8, 256},    {8, 8, 256},
+                                    {17, 2, 8},     {64, 8, 300},    {128, 8, 60},  {129, 8, 60},   {170, 6, 512},
+                                    {171, 6, 512},  {300, 4, 33},    {512, 8, 128}, {4096, 8, 512}, {1000, 7, 1024},
+                                    {512, 8, 1024}, {4096, 8, 1024}, {3001, 7, 64}, {40, 5, 1025},  {300, 8, 1500},
+                                    {3, 3, 0},      {256, 16, 1}};
   if (extent == Extent::full)
     shapes.insert(shapes.end(), {{9000, 8, 256}, {5000, 6, 700}, {4095, 8, 511}, {2000, 2, 2000}});
   return shapes;

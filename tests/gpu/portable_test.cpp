@@ -134,7 +134,7 @@ Variant draw_variant(Kind kind, Data data, int index, Random& random) {
   variant.row_scale_a = index % 2 == 0;
   variant.row_scale_b = index / 3 % 2 == 0;
   variant.azp = kind == Kind::int8 ? index % 3 : 0;
-  if (index % 2 == 0) {  // aligned operands
+  if (random.below(2) == 0) {  // aligned operands
     variant.a_pad = random.below(3) * 16;
     variant.b_pad = random.below(3) * 16;
   } else {

@@ -119,11 +119,15 @@ def gpu(
         right.plot(*zip(*points, strict=True), color=COLOURS.get(scheme, _INK), marker="o", markersize=4, label=scheme)
     right.axhline(1, color=_INK, linewidth=1.0)
     numbers = sorted({m for _, _, points in shares for m, _ in points} | {m for _, points in ratios for m, _ in points})
+    labelled = [
+        m for i, m in enumerate(numbers) if i == 0 or m > 1.4 * numbers[i - 1]
+    ]  # others would lie over each other
     for axes in (left, right):
         axes.set(xscale="log", xlabel="m, rows of activations")
-        axes.set_xticks(numbers, [str(m) for m in numbers])
+        axes.set_xticks(labelled, [str(m) for m in labelled])
         axes.minorticks_off()
-    left.set(ylabel="share of the roofline", ylim=(0, 1))
+    highest = max(share for _, _, points in shares for _, share in points)
+    left.set(ylabel="share of the roofline", ylim=(0, max(1.0, 1.03 * highest)))
     left.set_title("Share of the least time")
     right.set(ylabel="time of the best peer / evergemm's", ylim=(0, None))
     right.set_title("Against the best of torch's: above 1, evergemm is faster")
