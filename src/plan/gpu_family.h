@@ -16,6 +16,11 @@ Mainloop mainloop_of(const Problem& problem) {
   return problem.blockwise() || !problem.fast_accumulation ? Mainloop::fp8_promoted : Mainloop::fp8_fast;
 }
 
+// Whether k must not be split: fp8's sums depend on it, int8's are exact.
+inline bool asks_for_one_order(const GemmProblem& problem) {
+  return problem.deterministic && problem.input_dtype != DType::int8;
+}
+
 inline Accumulation accumulation_of(Mainloop mainloop) {
   return mainloop == Mainloop::int8       ? Accumulation::exact_int32
          : mainloop == Mainloop::fp8_fast ? Accumulation::fast

@@ -71,7 +71,7 @@ double predict(const PortableCost& cost, const GemmProblem& problem, const Devic
 // Into how many parts k is split: fp8's sums depend on it, so a caller who asks for one order gets one part.
 std::int32_t best_parts(const PortableCost& cost, const GemmProblem& problem, const DeviceFacts& facts) {
   if (!may_split(tile_of(facts, cost.row))) return 1;
-  if (problem.deterministic && problem.input_dtype != DType::int8) return 1;
+  if (asks_for_one_order(problem)) return 1;
   const std::int64_t most =
       std::min<std::int64_t>(kPortableMostParts, blocks_of(problem.k) / kPortableLeastBlocksOfPart);
   std::int64_t best = 1;

@@ -80,7 +80,7 @@ std::span<const Rule> least_time(std::span<const TileCost> costs, std::span<cons
   std::size_t best = costs.size() - 1;
   Prediction least = predict(costs[best], problem, facts);
   for (std::size_t i = 0; i + 1 < costs.size(); ++i) {
-    if (problem.m > costs[i].most_tokens || (problem.deterministic && splits_k(costs[i].row))) continue;
+    if (problem.m > costs[i].most_tokens || (asks_for_one_order(problem) && splits_k(costs[i].row))) continue;
     const Prediction prediction = predict(costs[i], problem, facts);
     if (!(prediction < least)) continue;
     least = prediction;
@@ -134,7 +134,7 @@ std::string sm90_why_not(const GemmProblem& problem, const DeviceFacts& facts, s
   const Mainloop wanted = mainloop_of(problem);
   if (tile.mainloop != wanted)
     return std::string("multiplies ") + text_of(tile.mainloop) + ", the problem is " + text_of(wanted);
-  if (tile.split_k > 1 && problem.deterministic && problem.input_dtype != DType::int8)
+  if (tile.split_k > 1 && asks_for_one_order(problem))
     return "splits k, which changes fp8 sums; deterministic asks for one order";
   if (problem.k == 0) return "has nothing to multiply: k is 0";
   if (problem.m > kExtentLimit || problem.n > kExtentLimit || problem.k > kExtentLimit)

@@ -149,6 +149,20 @@ TEST(Plan, FewTokensDoNotTakeATallPortableTile) {
         }
 }
 
+// int8 sums are exact in any order.
+TEST(Plan, OneOrderCostsInt8Nothing) {
+  for (const char* architecture : {"sm75", "sm80", "sm90a", "sm120"})
+    for (const std::int64_t m : {1, 64, 128, 129, 144, 256, 1024})
+      for (const std::int64_t n : {1280, 2112, 6144}) {
+        GemmProblem problem = problem_of(DType::int8, m, n, 8192);
+        Plan any_order, one_order;
+        ASSERT_TRUE(plan(problem, facts_of(architecture), any_order).ok());
+        problem.deterministic = true;
+        ASSERT_TRUE(plan(problem, facts_of(architecture), one_order).ok());
+        EXPECT_STREQ(one_order.name, any_order.name) << architecture << " m " << m << " n " << n;
+      }
+}
+
 // Few tiles of a long k are split among idle multiprocessors; a caller who asks for one order of fp8's sums gets it.
 TEST(Plan, PortableRowsSplitALongKWhereTilesAreFew) {
   int split = 0;
