@@ -47,7 +47,8 @@ constexpr auto kPromotedRules = rules_of(kPortablePromotedCosts);
 constexpr auto kFp16Rules = rules_of(kPortableFp16Costs);
 constexpr auto kFp16PromotedRules = rules_of(kPortableFp16PromotedCosts);
 
-// Nanoseconds with k in `parts`; infinite where tiles cannot be counted or tokens are too few. As floats: a broadcast operand may be larger than int64 counts.
+// Nanoseconds with k in `parts`; infinite where tiles cannot be counted or tokens are too few. As floats: a broadcast operand
+// may be larger than int64 counts.
 double predict(const PortableCost& cost, const GemmProblem& problem, const DeviceFacts& facts, std::int64_t parts) {
   if (problem.m < cost.least_tokens) return std::numeric_limits<double>::infinity();
   const PortableTile& tile = tile_of(facts, cost.row);

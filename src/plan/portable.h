@@ -227,8 +227,7 @@ struct PortableCost {
   std::int32_t row;
   std::int32_t resident;  // tiles that a multiprocessor has at a time
   std::int32_t alone_ns, shared_ns;
-  std::int64_t least_tokens =
-      0;  // with fewer it copies one token's row for all that are missing, and takes three times as long
+  std::int64_t least_tokens = 0;  // with fewer, its copies of one token's row for all that are missing take the time
 };
 inline constexpr std::int64_t kPortableBytesPerNanosecond = 17;      // that a multiprocessor draws from memory
 inline constexpr std::int64_t kPortableSumNs = 2200;                 // of a second kernel

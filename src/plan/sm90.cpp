@@ -56,7 +56,8 @@ Prediction predict(const TileCost& cost, const GemmProblem& problem, const Devic
   const std::int64_t waves = std::min(kExtentLimit, (tiles + resident - 1) / resident);
   const std::int64_t blocks = std::min((problem.k + kScaleBlock - 1) / kScaleBlock, std::int64_t{1} << 20);
   Prediction prediction;
-  prediction.multiplying = waves * (blocks * (waves == 1 ? cost.single_block_ns : cost.block_ns) + cost.tile_ns);
+  const std::int64_t block_ns = waves == 1 ? (cost.block_ns * tenths_in_one_wave(tile) + 5) / 10 : cost.block_ns;
+  prediction.multiplying = waves * (blocks * block_ns + cost.tile_ns);
   const double bytes = static_cast<double>(problem.n) * static_cast<double>(problem.k) +
                        static_cast<double>(problem.m) * static_cast<double>(problem.k) +
                        static_cast<double>(problem.m) * static_cast<double>(problem.n) * 2.0;

@@ -13,70 +13,44 @@ namespace evergemm::plan_tables {
 // Tile i of kSm90Tiles is row i; what these cannot run has rows of the portable family (portable.h) behind them.
 
 // clang-format off
-inline constexpr std::array kSm90Tiles = {
-    // swap_ab, few tokens: weights fill wgmma's 64 rows, tokens stand on its n side. Clusters share operand tiles, because what
-    // one multiprocessor can draw from L2 limits everything between decode and the largest products.
-    //                            m    n    k  stages cluster split schedule        swap_ab
-    TileConfig{Mainloop::int8,  64,  16, 128, 10, 1, 1, 1, Schedule::basic, true},
-    TileConfig{Mainloop::int8,  64,  32, 128,  8, 1, 1, 1, Schedule::basic, true},
-    TileConfig{Mainloop::int8,  64,  64, 128, 12, 1, 1, 1, Schedule::basic, true},
-    TileConfig{Mainloop::int8,  64,  64, 128,  6, 1, 1, 2, Schedule::basic, true},
-    TileConfig{Mainloop::int8,  64,  16, 128,  8, 1, 1, 3, Schedule::basic, true},
-    TileConfig{Mainloop::int8,  64,  32, 128,  7, 1, 1, 3, Schedule::basic, true},
-    TileConfig{Mainloop::int8,  64,  64, 128,  6, 1, 1, 3, Schedule::basic, true},
-    TileConfig{Mainloop::int8, 128,  64, 128,  8, 1, 1, 1, Schedule::cooperative, true},
-    TileConfig{Mainloop::int8,  64, 128, 128,  8, 1, 2, 1, Schedule::basic, true},
-    TileConfig{Mainloop::int8, 128,  80, 128,  8, 1, 2, 1, Schedule::cooperative, true},
-    TileConfig{Mainloop::int8, 128,  96, 128,  7, 1, 2, 1, Schedule::cooperative, true},
-    TileConfig{Mainloop::int8, 128, 128, 128,  6, 1, 2, 1, Schedule::cooperative, true},
-    TileConfig{Mainloop::int8, 128, 160, 128,  5, 2, 1, 1, Schedule::cooperative, true},
-    TileConfig{Mainloop::int8, 128, 176, 128,  5, 2, 1, 1, Schedule::cooperative, true},
-    TileConfig{Mainloop::int8, 128, 192, 128,  4, 1, 2, 1, Schedule::cooperative, true},
-    TileConfig{Mainloop::int8, 192,  96, 128,  6, 1, 2, 1, Schedule::basic, true},
-    TileConfig{Mainloop::int8, 192, 128, 128,  4, 1, 2, 1, Schedule::pingpong, true},
-    TileConfig{Mainloop::int8,  64, 128, 128,  8, 1, 1, 1, Schedule::pingpong, false},
-    TileConfig{Mainloop::int8, 128,  96, 128,  7, 2, 1, 1, Schedule::cooperative, false},
-    TileConfig{Mainloop::int8, 128,  96, 128,  7, 2, 2, 1, Schedule::cooperative, false},
-    TileConfig{Mainloop::int8, 128, 112, 128,  6, 2, 1, 1, Schedule::cooperative, false},
-    TileConfig{Mainloop::int8, 128, 128, 128,  6, 1, 2, 1, Schedule::pingpong, false},
-    TileConfig{Mainloop::int8, 128, 160, 128,  5, 4, 1, 1, Schedule::cooperative, false},
-    TileConfig{Mainloop::int8, 128, 176, 128,  5, 2, 1, 1, Schedule::pingpong, false},
-    TileConfig{Mainloop::int8, 128, 192, 128,  4, 2, 1, 1, Schedule::cooperative, false},
-    TileConfig{Mainloop::int8, 128, 224, 128,  4, 2, 1, 1, Schedule::cooperative, false},
-    TileConfig{Mainloop::int8, 128, 256, 128,  4, 2, 1, 1, Schedule::cooperative, false},
-    TileConfig{Mainloop::int8, 256, 112, 128,  4, 1, 2, 1, Schedule::cooperative, false},
-    TileConfig{Mainloop::int8, 256, 128, 128,  4, 1, 2, 1, Schedule::cooperative, false},
-
-    TileConfig{Mainloop::fp8_fast,  64,  16, 128, 10, 1, 1, 1, Schedule::basic, true},
-    TileConfig{Mainloop::fp8_fast,  64,  32, 128,  8, 1, 1, 1, Schedule::basic, true},
-    TileConfig{Mainloop::fp8_fast,  64,  64, 128, 12, 1, 1, 1, Schedule::basic, true},
-    TileConfig{Mainloop::fp8_fast,  64,  64, 128,  6, 1, 1, 2, Schedule::basic, true},
-    TileConfig{Mainloop::fp8_fast,  64,  16, 128,  8, 1, 1, 3, Schedule::basic, true},
-    TileConfig{Mainloop::fp8_fast,  64,  32, 128,  7, 1, 1, 3, Schedule::basic, true},
-    TileConfig{Mainloop::fp8_fast,  64,  64, 128,  6, 1, 1, 3, Schedule::basic, true},
-    TileConfig{Mainloop::fp8_fast, 128,  64, 128,  8, 1, 1, 1, Schedule::cooperative, true},
-    TileConfig{Mainloop::fp8_fast,  64, 128, 128,  8, 1, 2, 1, Schedule::basic, true},
-    TileConfig{Mainloop::fp8_fast, 128,  80, 128,  8, 1, 2, 1, Schedule::cooperative, true},
-    TileConfig{Mainloop::fp8_fast, 128,  96, 128,  7, 1, 2, 1, Schedule::cooperative, true},
-    TileConfig{Mainloop::fp8_fast, 128, 128, 128,  6, 1, 2, 1, Schedule::cooperative, true},
-    TileConfig{Mainloop::fp8_fast, 128, 160, 128,  5, 2, 1, 1, Schedule::cooperative, true},
-    TileConfig{Mainloop::fp8_fast, 128, 176, 128,  5, 2, 1, 1, Schedule::cooperative, true},
-    TileConfig{Mainloop::fp8_fast, 128, 192, 128,  4, 1, 2, 1, Schedule::cooperative, true},
-    TileConfig{Mainloop::fp8_fast, 192,  96, 128,  6, 1, 2, 1, Schedule::basic, true},
-    TileConfig{Mainloop::fp8_fast, 192, 128, 128,  4, 1, 2, 1, Schedule::pingpong, true},
-    TileConfig{Mainloop::fp8_fast,  64, 128, 128,  8, 1, 1, 1, Schedule::pingpong, false},
-    TileConfig{Mainloop::fp8_fast, 128,  96, 128,  7, 2, 1, 1, Schedule::cooperative, false},
-    TileConfig{Mainloop::fp8_fast, 128,  96, 128,  7, 2, 2, 1, Schedule::cooperative, false},
-    TileConfig{Mainloop::fp8_fast, 128, 112, 128,  6, 2, 1, 1, Schedule::cooperative, false},
-    TileConfig{Mainloop::fp8_fast, 128, 128, 128,  6, 1, 2, 1, Schedule::pingpong, false},
-    TileConfig{Mainloop::fp8_fast, 128, 160, 128,  5, 4, 1, 1, Schedule::cooperative, false},
-    TileConfig{Mainloop::fp8_fast, 128, 176, 128,  5, 2, 1, 1, Schedule::pingpong, false},
-    TileConfig{Mainloop::fp8_fast, 128, 192, 128,  4, 2, 1, 1, Schedule::cooperative, false},
-    TileConfig{Mainloop::fp8_fast, 128, 224, 128,  4, 2, 1, 1, Schedule::cooperative, false},
-    TileConfig{Mainloop::fp8_fast, 128, 256, 128,  4, 2, 1, 1, Schedule::cooperative, false},
-    TileConfig{Mainloop::fp8_fast, 256, 112, 128,  4, 1, 2, 1, Schedule::cooperative, false},
-    TileConfig{Mainloop::fp8_fast, 256, 128, 128,  4, 1, 2, 1, Schedule::cooperative, false},
-
+// int8 and fast fp8, where one tensor-core sum runs over all of k, have the same rows.
+constexpr auto one_sum_tiles(Mainloop mainloop) {
+  return std::array{
+      // swap_ab, few tokens: weights fill wgmma's 64 rows, tokens stand on its n side. Clusters share operand tiles, because what
+      // one multiprocessor can draw from L2 limits everything between decode and the largest products.
+      //                            m    n    k  stages cluster split schedule        swap_ab
+      TileConfig{mainloop,  64,  16, 128, 10, 1, 1, 1, Schedule::basic, true},
+      TileConfig{mainloop,  64,  32, 128,  8, 1, 1, 1, Schedule::basic, true},
+      TileConfig{mainloop,  64,  64, 128, 12, 1, 1, 1, Schedule::basic, true},
+      TileConfig{mainloop,  64,  64, 128,  6, 1, 1, 2, Schedule::basic, true},
+      TileConfig{mainloop,  64,  16, 128,  8, 1, 1, 3, Schedule::basic, true},
+      TileConfig{mainloop,  64,  32, 128,  7, 1, 1, 3, Schedule::basic, true},
+      TileConfig{mainloop,  64,  64, 128,  6, 1, 1, 3, Schedule::basic, true},
+      TileConfig{mainloop, 128,  64, 128,  8, 1, 1, 1, Schedule::cooperative, true},
+      TileConfig{mainloop,  64, 128, 128,  8, 1, 2, 1, Schedule::basic, true},
+      TileConfig{mainloop, 128,  80, 128,  8, 1, 2, 1, Schedule::cooperative, true},
+      TileConfig{mainloop, 128,  96, 128,  7, 1, 2, 1, Schedule::cooperative, true},
+      TileConfig{mainloop, 128, 128, 128,  6, 1, 2, 1, Schedule::cooperative, true},
+      TileConfig{mainloop, 128, 160, 128,  5, 2, 1, 1, Schedule::cooperative, true},
+      TileConfig{mainloop, 128, 176, 128,  5, 2, 1, 1, Schedule::cooperative, true},
+      TileConfig{mainloop, 128, 192, 128,  4, 1, 2, 1, Schedule::cooperative, true},
+      TileConfig{mainloop, 192,  96, 128,  6, 1, 2, 1, Schedule::basic, true},
+      TileConfig{mainloop, 192, 128, 128,  4, 1, 2, 1, Schedule::pingpong, true},
+      TileConfig{mainloop,  64, 128, 128,  8, 1, 1, 1, Schedule::pingpong, false},
+      TileConfig{mainloop, 128,  96, 128,  7, 2, 1, 1, Schedule::cooperative, false},
+      TileConfig{mainloop, 128,  96, 128,  7, 2, 2, 1, Schedule::cooperative, false},
+      TileConfig{mainloop, 128, 112, 128,  6, 2, 1, 1, Schedule::cooperative, false},
+      TileConfig{mainloop, 128, 128, 128,  6, 1, 2, 1, Schedule::pingpong, false},
+      TileConfig{mainloop, 128, 160, 128,  5, 4, 1, 1, Schedule::cooperative, false},
+      TileConfig{mainloop, 128, 176, 128,  5, 2, 1, 1, Schedule::pingpong, false},
+      TileConfig{mainloop, 128, 192, 128,  4, 2, 1, 1, Schedule::cooperative, false},
+      TileConfig{mainloop, 128, 224, 128,  4, 2, 1, 1, Schedule::cooperative, false},
+      TileConfig{mainloop, 128, 256, 128,  4, 2, 1, 1, Schedule::cooperative, false},
+      TileConfig{mainloop, 256, 112, 128,  4, 1, 2, 1, Schedule::cooperative, false},
+      TileConfig{mainloop, 256, 128, 128,  4, 1, 2, 1, Schedule::cooperative, false},
+  };
+}
+inline constexpr std::array kSm90PromotedTiles = {
     TileConfig{Mainloop::fp8_promoted,  64,  16, 128, 10, 1, 1, 1, Schedule::basic, true},
     TileConfig{Mainloop::fp8_promoted,  64,  32, 128,  8, 1, 1, 1, Schedule::basic, true},
     TileConfig{Mainloop::fp8_promoted,  64,  64, 128, 12, 1, 1, 1, Schedule::basic, true},
@@ -99,6 +73,8 @@ inline constexpr std::array kSm90Tiles = {
     TileConfig{Mainloop::fp8_promoted, 256, 128, 128,  3, 2, 1, 1, Schedule::cooperative, false},
 };
 // clang-format on
+inline constexpr auto kSm90Tiles =
+    joined(one_sum_tiles(Mainloop::int8), one_sum_tiles(Mainloop::fp8_fast), kSm90PromotedTiles);
 
 inline constexpr std::int32_t kSm90Rows = static_cast<std::int32_t>(kSm90Tiles.size());
 
@@ -201,58 +177,60 @@ struct TileCost {
   std::int32_t row;
   std::int64_t most_tokens;  // the fit's reach: with more, small tiles lose anyway and were not timed
   std::int32_t block_ns, tile_ns;
-  std::int32_t single_block_ns;  // block_ns where there is one wave: ping-pong then leaves one warpgroup idle
 };
-inline constexpr std::int64_t kMiddleTokens = 768, kManyTokens = 2048;  // won up to 1024
+inline constexpr std::int64_t kMiddleTokens = 768, kManyTokens = 2048;  // of rows that won up to 512 and up to 1024
 inline constexpr std::int64_t kSm90BytesPerNanosecond = 2800;
+// Tenths of block_ns that a block takes where there is one wave: ping-pong then leaves one warpgroup idle.
+constexpr std::int64_t tenths_in_one_wave(const TileConfig& tile) {
+  return tile.schedule == Schedule::pingpong && tile.m >= 128 ? 12 : 10;
+}
 inline constexpr const char* kLeastTime =
     "least predicted time of whole waves of its tiles, from costs measured for each row";
 
 // Where one tensor-core sum runs over all of k: int8 and fast fp8 have the same costs.
 constexpr auto one_sum_costs(Mainloop mainloop) {
   return std::array{
-      TileCost{swapped(mainloop, 64, 64, 2), kMiddleTokens, 112, 1250, 112},
-      TileCost{swapped(mainloop, 64, 64), kMiddleTokens, 159, 750, 159},
-      TileCost{swapped(mainloop, 64, 128, 1, 2), kMiddleTokens, 184, 1250, 184},
-      TileCost{swapped(mainloop, 128, 64), kMiddleTokens, 199, 1250, 199},
-      TileCost{pingpong(mainloop, 64, 128, 1, 1), kMiddleTokens, 208, 750, 208},
-      TileCost{swapped(mainloop, 128, 80, 1, 2), kManyTokens, 230, 1500, 230},
-      TileCost{swapped(mainloop, 128, 96, 1, 2), kManyTokens, 275, 1500, 275},
-      TileCost{swapped(mainloop, 128, 128, 1, 2), any, 334, 1750, 334},
-      TileCost{row_of(mainloop, 192, 96, 1, 2, 1, Schedule::basic, true), kManyTokens, 375, 3500, 375},
-      TileCost{row_of(mainloop, 128, 160, 2, 1, 1, Schedule::cooperative, true), kManyTokens, 428, 2500, 428},
-      TileCost{row_of(mainloop, 128, 176, 2, 1, 1, Schedule::cooperative, true), kManyTokens, 437, 2500, 437},
-      TileCost{swapped(mainloop, 128, 192, 1, 2), kManyTokens, 489, 2750, 489},
-      TileCost{row_of(mainloop, 192, 128, 1, 2, 1, Schedule::pingpong, true), any, 488, 2000, 586},
-      TileCost{cooperative(mainloop, 128, 96, 2, 1), any, 270, 1500, 270},
-      TileCost{cooperative(mainloop, 128, 96, 2, 2), any, 257, 1500, 257},
-      TileCost{cooperative(mainloop, 128, 112, 2, 1), any, 291, 1750, 291},
-      TileCost{pingpong(mainloop, 128, 128, 1, 2), any, 357, 1250, 428},
-      TileCost{cooperative(mainloop, 128, 160, 4, 1), kManyTokens, 397, 2000, 397},
-      TileCost{pingpong(mainloop, 128, 176, 2, 1), any, 450, 1750, 540},
-      TileCost{cooperative(mainloop, 128, 192, 2, 1), any, 489, 3000, 489},
-      TileCost{cooperative(mainloop, 128, 224, 2, 1), any, 570, 3500, 570},
-      TileCost{cooperative(mainloop, 256, 112, 1, 2), any, 570, 3500, 570},
-      TileCost{cooperative(mainloop, 128, 256, 2, 1), any, 652, 3500, 652},
-      TileCost{cooperative(mainloop, 256, 128, 1, 2), any, 652, 3750, 652},
+      TileCost{swapped(mainloop, 64, 64, 2), kMiddleTokens, 112, 1250},
+      TileCost{swapped(mainloop, 64, 64), kMiddleTokens, 159, 750},
+      TileCost{swapped(mainloop, 64, 128, 1, 2), kMiddleTokens, 184, 1250},
+      TileCost{swapped(mainloop, 128, 64), kMiddleTokens, 199, 1250},
+      TileCost{pingpong(mainloop, 64, 128, 1, 1), kMiddleTokens, 208, 750},
+      TileCost{swapped(mainloop, 128, 80, 1, 2), kManyTokens, 230, 1500},
+      TileCost{swapped(mainloop, 128, 96, 1, 2), kManyTokens, 275, 1500},
+      TileCost{swapped(mainloop, 128, 128, 1, 2), any, 334, 1750},
+      TileCost{row_of(mainloop, 192, 96, 1, 2, 1, Schedule::basic, true), kManyTokens, 375, 3500},
+      TileCost{row_of(mainloop, 128, 160, 2, 1, 1, Schedule::cooperative, true), kManyTokens, 428, 2500},
+      TileCost{row_of(mainloop, 128, 176, 2, 1, 1, Schedule::cooperative, true), kManyTokens, 437, 2500},
+      TileCost{swapped(mainloop, 128, 192, 1, 2), kManyTokens, 489, 2750},
+      TileCost{row_of(mainloop, 192, 128, 1, 2, 1, Schedule::pingpong, true), any, 488, 2000},
+      TileCost{cooperative(mainloop, 128, 96, 2, 1), any, 270, 1500},
+      TileCost{cooperative(mainloop, 128, 96, 2, 2), any, 257, 1500},
+      TileCost{cooperative(mainloop, 128, 112, 2, 1), any, 291, 1750},
+      TileCost{pingpong(mainloop, 128, 128, 1, 2), any, 357, 1250},
+      TileCost{cooperative(mainloop, 128, 160, 4, 1), kManyTokens, 397, 2000},
+      TileCost{pingpong(mainloop, 128, 176, 2, 1), any, 450, 1750},
+      TileCost{cooperative(mainloop, 128, 192, 2, 1), any, 489, 3000},
+      TileCost{cooperative(mainloop, 128, 224, 2, 1), any, 570, 3500},
+      TileCost{cooperative(mainloop, 256, 112, 1, 2), any, 570, 3500},
+      TileCost{cooperative(mainloop, 128, 256, 2, 1), any, 652, 3500},
+      TileCost{cooperative(mainloop, 256, 128, 1, 2), any, 652, 3750},
   };
 }
 inline constexpr auto kSm90Int8Costs = one_sum_costs(Mainloop::int8);
 inline constexpr auto kSm90Fp8Costs = one_sum_costs(Mainloop::fp8_fast);
 inline constexpr std::array kSm90PromotedCosts = {
-    TileCost{swapped(Mainloop::fp8_promoted, 64, 64), kMiddleTokens, 213, 1500, 213},
-    TileCost{pingpong(Mainloop::fp8_promoted, 64, 128, 1, 1), kMiddleTokens, 254, 1000, 254},
-    TileCost{cooperative(Mainloop::fp8_promoted, 128, 64, 2, 1), kMiddleTokens, 280, 750, 280},
-    TileCost{row_of(Mainloop::fp8_promoted, 128, 64, 1, 1, 2, Schedule::cooperative, false), kMiddleTokens, 167, 2000,
-             167},
-    TileCost{cooperative(Mainloop::fp8_promoted, 128, 96, 1, 2), any, 363, 1500, 363},
-    TileCost{cooperative(Mainloop::fp8_promoted, 128, 96, 2, 1), any, 354, 750, 354},
-    TileCost{cooperative(Mainloop::fp8_promoted, 128, 96, 2, 2), any, 345, 1000, 345},
-    TileCost{cooperative(Mainloop::fp8_promoted, 128, 128, 1, 2), any, 397, 2250, 397},
-    TileCost{cooperative(Mainloop::fp8_promoted, 128, 128, 2, 1), any, 378, 2000, 378},
-    TileCost{cooperative(Mainloop::fp8_promoted, 256, 96, 1, 2), any, 674, 3000, 674},
-    TileCost{cooperative(Mainloop::fp8_promoted, 256, 128, 1, 2), any, 719, 3750, 719},
-    TileCost{cooperative(Mainloop::fp8_promoted, 256, 128, 2, 1), any, 719, 3750, 719},
+    TileCost{swapped(Mainloop::fp8_promoted, 64, 64), kMiddleTokens, 213, 1500},
+    TileCost{pingpong(Mainloop::fp8_promoted, 64, 128, 1, 1), kMiddleTokens, 254, 1000},
+    TileCost{cooperative(Mainloop::fp8_promoted, 128, 64, 2, 1), kMiddleTokens, 280, 750},
+    TileCost{row_of(Mainloop::fp8_promoted, 128, 64, 1, 1, 2, Schedule::cooperative, false), kMiddleTokens, 167, 2000},
+    TileCost{cooperative(Mainloop::fp8_promoted, 128, 96, 1, 2), any, 363, 1500},
+    TileCost{cooperative(Mainloop::fp8_promoted, 128, 96, 2, 1), any, 354, 750},
+    TileCost{cooperative(Mainloop::fp8_promoted, 128, 96, 2, 2), any, 345, 1000},
+    TileCost{cooperative(Mainloop::fp8_promoted, 128, 128, 1, 2), any, 397, 2250},
+    TileCost{cooperative(Mainloop::fp8_promoted, 128, 128, 2, 1), any, 378, 2000},
+    TileCost{cooperative(Mainloop::fp8_promoted, 256, 96, 1, 2), any, 674, 3000},
+    TileCost{cooperative(Mainloop::fp8_promoted, 256, 128, 1, 2), any, 719, 3750},
+    TileCost{cooperative(Mainloop::fp8_promoted, 256, 128, 2, 1), any, 719, 3750},
 };
 constexpr bool splits_k(std::int32_t row) { return row >= 0 && kSm90Tiles[static_cast<std::size_t>(row)].split_k > 1; }
 template <std::size_t N>

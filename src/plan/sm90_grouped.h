@@ -15,38 +15,28 @@
 namespace evergemm::plan_tables {
 
 // clang-format off
-inline constexpr std::array kSm90GroupedTiles = {
-    // Swapped tiles multiply as many tokens as their expert has, in steps of 16 up to n; clusters stand side by side along the
-    // features and share the tokens.
-    //                               m    n    k  stages cluster split schedule       swap_ab grouped
-    TileConfig{Mainloop::int8,      64,  64, 128, 12, 1, 1, 1, Schedule::basic, true, true},
-    TileConfig{Mainloop::int8,     128,  64, 128,  8, 1, 1, 1, Schedule::cooperative, true, true},
-    TileConfig{Mainloop::int8,     128, 128, 128,  6, 1, 1, 1, Schedule::cooperative, true, true},
-    TileConfig{Mainloop::int8,     128, 192, 128,  5, 2, 1, 1, Schedule::cooperative, true, true},
-    TileConfig{Mainloop::int8,     128, 256, 128,  4, 2, 1, 1, Schedule::cooperative, true, true},
-    TileConfig{Mainloop::int8,     256, 128, 128,  4, 2, 1, 1, Schedule::cooperative, true, true},
-    TileConfig{Mainloop::int8,      64, 256, 128,  4, 2, 1, 1, Schedule::pingpong, true, true},
-    TileConfig{Mainloop::int8,     128, 128, 128,  6, 1, 1, 1, Schedule::pingpong, true, true},
-    TileConfig{Mainloop::int8,     128, 128, 128,  6, 2, 1, 1, Schedule::pingpong, true, true},
-    TileConfig{Mainloop::int8,     128, 160, 128,  5, 2, 1, 1, Schedule::pingpong, true, true},
-    TileConfig{Mainloop::int8,     128, 128, 128,  6, 1, 2, 1, Schedule::cooperative, true, true},
-    TileConfig{Mainloop::int8,     128, 128, 128,  6, 2, 2, 1, Schedule::cooperative, true, true},
-    TileConfig{Mainloop::int8,     128, 160, 128,  5, 2, 2, 1, Schedule::cooperative, true, true},
-
-    TileConfig{Mainloop::fp8_fast,  64,  64, 128, 12, 1, 1, 1, Schedule::basic, true, true},
-    TileConfig{Mainloop::fp8_fast, 128,  64, 128,  8, 1, 1, 1, Schedule::cooperative, true, true},
-    TileConfig{Mainloop::fp8_fast, 128, 128, 128,  6, 1, 1, 1, Schedule::cooperative, true, true},
-    TileConfig{Mainloop::fp8_fast, 128, 192, 128,  5, 2, 1, 1, Schedule::cooperative, true, true},
-    TileConfig{Mainloop::fp8_fast, 128, 256, 128,  4, 2, 1, 1, Schedule::cooperative, true, true},
-    TileConfig{Mainloop::fp8_fast, 256, 128, 128,  4, 2, 1, 1, Schedule::cooperative, true, true},
-    TileConfig{Mainloop::fp8_fast,  64, 256, 128,  4, 2, 1, 1, Schedule::pingpong, true, true},
-    TileConfig{Mainloop::fp8_fast, 128, 128, 128,  6, 1, 1, 1, Schedule::pingpong, true, true},
-    TileConfig{Mainloop::fp8_fast, 128, 128, 128,  6, 2, 1, 1, Schedule::pingpong, true, true},
-    TileConfig{Mainloop::fp8_fast, 128, 160, 128,  5, 2, 1, 1, Schedule::pingpong, true, true},
-    TileConfig{Mainloop::fp8_fast, 128, 128, 128,  6, 1, 2, 1, Schedule::cooperative, true, true},
-    TileConfig{Mainloop::fp8_fast, 128, 128, 128,  6, 2, 2, 1, Schedule::cooperative, true, true},
-    TileConfig{Mainloop::fp8_fast, 128, 160, 128,  5, 2, 2, 1, Schedule::cooperative, true, true},
-
+// int8 and fast fp8, where one tensor-core sum runs over all of k, have the same rows.
+constexpr auto grouped_one_sum_tiles(Mainloop mainloop) {
+  return std::array{
+      // Swapped tiles multiply as many tokens as their expert has, in steps of 16 up to n; clusters stand side by side along the
+      // features and share the tokens.
+      //                               m    n    k  stages cluster split schedule       swap_ab grouped
+      TileConfig{mainloop,  64,  64, 128, 12, 1, 1, 1, Schedule::basic, true, true},
+      TileConfig{mainloop, 128,  64, 128,  8, 1, 1, 1, Schedule::cooperative, true, true},
+      TileConfig{mainloop, 128, 128, 128,  6, 1, 1, 1, Schedule::cooperative, true, true},
+      TileConfig{mainloop, 128, 192, 128,  5, 2, 1, 1, Schedule::cooperative, true, true},
+      TileConfig{mainloop, 128, 256, 128,  4, 2, 1, 1, Schedule::cooperative, true, true},
+      TileConfig{mainloop, 256, 128, 128,  4, 2, 1, 1, Schedule::cooperative, true, true},
+      TileConfig{mainloop,  64, 256, 128,  4, 2, 1, 1, Schedule::pingpong, true, true},
+      TileConfig{mainloop, 128, 128, 128,  6, 1, 1, 1, Schedule::pingpong, true, true},
+      TileConfig{mainloop, 128, 128, 128,  6, 2, 1, 1, Schedule::pingpong, true, true},
+      TileConfig{mainloop, 128, 160, 128,  5, 2, 1, 1, Schedule::pingpong, true, true},
+      TileConfig{mainloop, 128, 128, 128,  6, 1, 2, 1, Schedule::cooperative, true, true},
+      TileConfig{mainloop, 128, 128, 128,  6, 2, 2, 1, Schedule::cooperative, true, true},
+      TileConfig{mainloop, 128, 160, 128,  5, 2, 2, 1, Schedule::cooperative, true, true},
+  };
+}
+inline constexpr std::array kSm90GroupedPromotedTiles = {
     TileConfig{Mainloop::fp8_promoted,  64,  64, 128, 12, 1, 1, 1, Schedule::basic, true, true},
     TileConfig{Mainloop::fp8_promoted, 128,  64, 128,  8, 1, 1, 1, Schedule::cooperative, true, true},
     TileConfig{Mainloop::fp8_promoted,  64, 128, 128,  7, 1, 1, 1, Schedule::pingpong, false, true},
@@ -54,6 +44,8 @@ inline constexpr std::array kSm90GroupedTiles = {
     TileConfig{Mainloop::fp8_promoted, 256, 128, 128,  4, 1, 2, 1, Schedule::cooperative, false, true},
 };
 // clang-format on
+inline constexpr auto kSm90GroupedTiles =
+    joined(grouped_one_sum_tiles(Mainloop::int8), grouped_one_sum_tiles(Mainloop::fp8_fast), kSm90GroupedPromotedTiles);
 inline constexpr auto kSm90GroupedRows = static_cast<std::int32_t>(kSm90GroupedTiles.size());
 
 // The row of a tile by what it is; -1 where there is none.

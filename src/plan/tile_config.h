@@ -83,4 +83,16 @@ constexpr RowName name_of(const TileConfig& config) {
   return name;
 }
 
+// A table of what its parts hold, in their order.
+template <std::size_t... kCounts>
+constexpr auto joined(const std::array<TileConfig, kCounts>&... parts) {
+  std::array<TileConfig, (kCounts + ...)> all{};
+  std::size_t at = 0;
+  const auto append = [&all, &at](const auto& part) {
+    for (const TileConfig& tile : part) all[at++] = tile;
+  };
+  (append(parts), ...);
+  return all;
+}
+
 }  // namespace evergemm::plan_tables

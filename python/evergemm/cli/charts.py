@@ -119,9 +119,8 @@ def gpu(
         right.plot(*zip(*points, strict=True), color=COLOURS.get(scheme, _INK), marker="o", markersize=4, label=scheme)
     right.axhline(1, color=_INK, linewidth=1.0)
     numbers = sorted({m for _, _, points in shares for m, _ in points} | {m for _, points in ratios for m, _ in points})
-    labelled = [
-        m for i, m in enumerate(numbers) if i == 0 or m > 1.4 * numbers[i - 1]
-    ]  # others would lie over each other
+    # Labels that stand closer would lie over each other.
+    labelled = [m for i, m in enumerate(numbers) if i == 0 or m > 1.4 * numbers[i - 1]]
     for axes in (left, right):
         axes.set(xscale="log", xlabel="m, rows of activations")
         axes.set_xticks(labelled, [str(m) for m in labelled])

@@ -176,7 +176,7 @@ Status launch(const Plan& plan, const GemmProblem& problem, const void* kernel, 
   p.block_scales = problem.blockwise();
   // Worth it where a next kernel's CTA fits beside this one's on a multiprocessor; else its CTAs come too late to gain by it.
   p.prefetch_weights = overlap && geometry.total_bytes <= plan_tables::kSm90SharedMemory / 2;
-  // Few tokens: every column of tiles reads them again, weights hardly. No cluster: no CTA shares what it reads (gemm.cuh).
+  // Few tokens: every column of tiles reads them again, weights hardly. No cluster: nothing is shared (gemm.cuh).
   p.stream_weights = problem.m <= 256 || geometry.cluster_size == 1;
   if (!fill_maps(problem, tile, geometry, p))
     return Status(std::string(plan.name) + ": expected the driver to take tensor maps for " + describe(problem) +

@@ -50,7 +50,7 @@ struct Parameters {
   std::int32_t store_by_tma;      // 16-bit output whose pitch and base the copy engine takes
   std::int32_t vector_store;      // 16-byte (16-bit output) or 8-byte (fp32 output) stores are aligned
   std::int32_t prefetch_weights;  // while the kernel before this one ends, bring the first weights into L2
-  std::int32_t stream_weights;    // weights pass through L2 once, tokens stay
+  std::int32_t stream_weights;    // weights are read evict_first
 };
 
 // A grouped product: the maps have a third dimension, of experts. rows_map or columns_map, whichever is the weights', is
