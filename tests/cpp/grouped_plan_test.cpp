@@ -66,6 +66,15 @@ TEST(GroupedPlan, NamesAreDistinctAndTilesFit) {
   }
 }
 
+// Its epilogue would store 64 columns of 48: an illegal instruction on an H100.
+TEST(GroupedPlan, ATileNarrowerThanItsChunkOfTheOutputIsNotValid) {
+  using plan_tables::Mainloop;
+  using plan_tables::Schedule;
+  using plan_tables::TileConfig;
+  EXPECT_FALSE(plan_tables::valid(TileConfig{Mainloop::fp8_fast, 64, 48, 128, 8, 1, 2, 1, Schedule::basic, false}));
+  EXPECT_TRUE(plan_tables::valid(TileConfig{Mainloop::fp8_fast, 64, 64, 128, 8, 1, 2, 1, Schedule::basic, false}));
+}
+
 TEST(GroupedPlan, EveryAverageHasATileOfItsOwnArithmetic) {
   for (const Kind kind : kKinds)
     for (const std::int64_t per_expert : {1, 16, 17, 64, 65, 128, 256, 1000, 40000}) {
