@@ -47,10 +47,9 @@ constexpr auto kPromotedRules = rules_of(kPortablePromotedCosts);
 constexpr auto kFp16Rules = rules_of(kPortableFp16Costs);
 constexpr auto kFp16PromotedRules = rules_of(kPortableFp16PromotedCosts);
 
-// Nanoseconds with k in `parts`; infinite where tiles cannot be counted or tokens are too few. As floats: a broadcast operand
-// may be larger than int64 counts.
+// Nanoseconds with k in `parts`; infinite where tiles cannot be counted. As floats: a broadcast operand may be larger than
+// int64 counts.
 double predict(const PortableCost& cost, const GemmProblem& problem, const DeviceFacts& facts, std::int64_t parts) {
-  if (problem.m < cost.least_tokens) return std::numeric_limits<double>::infinity();
   const PortableTile& tile = tile_of(facts, cost.row);
   const double cores = std::max(1, facts.cores);
   const double rows = static_cast<double>((problem.m - 1) / tile.m + 1);

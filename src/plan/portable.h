@@ -227,7 +227,6 @@ struct PortableCost {
   std::int32_t row;
   std::int32_t resident;  // tiles that a multiprocessor has at a time
   std::int32_t alone_ns, shared_ns;
-  std::int64_t least_tokens = 0;  // with fewer, its copies of one token's row for all that are missing take the time
 };
 inline constexpr std::int64_t kPortableBytesPerNanosecond = 17;      // that a multiprocessor draws from memory
 inline constexpr std::int64_t kPortableSumNs = 2200;                 // of a second kernel
@@ -242,7 +241,7 @@ constexpr auto portable_costs(Mainloop mainloop) {
       PortableCost{portable_row(mainloop, 32, 64), 3, 290, 220},
       PortableCost{portable_row(mainloop, 64, 64), 3, 450, 250},
       PortableCost{portable_row(mainloop, 64, 128), 3, 600, 440},
-      PortableCost{portable_row(mainloop, 128, 64), 2, 420, 390, 200},
+      PortableCost{portable_row(mainloop, 128, 64), 2, 500, 390},
       PortableCost{portable_row(mainloop, 128, 128), 2, 800, 710},
       PortableCost{portable_row(mainloop, 128, 256), 1, 1250, 1450},
   };

@@ -132,15 +132,15 @@ TEST(Plan, TilesSuitTheNumberOfMultiprocessors) {
   EXPECT_EQ(row("sm75", 16), "portable_int8_16x64x128_s2");
   EXPECT_EQ(row("sm89", 8192), "portable_int8_128x128x64_s3");
   EXPECT_EQ(row("sm100", 8192), "portable_int8_128x128x64_s4");
-  EXPECT_EQ(row("sm120", 256), "portable_int8_128x64x128_s4");
+  EXPECT_EQ(row("sm120", 256), "portable_int8_64x64x128_s3");
   EXPECT_EQ(row("sm75", 256), "portable_int8_128x128x64_s2");
 }
 
-// A tile of 128 x 64 that is half empty takes three times as long as one of 32 x 64 (7168x8192, m 64: 81.9 us and 26.0 on an H100).
+// A tile of 128 x 64 that is half empty takes longer than one of 32 x 64 (7168x8192, m 64: 32.2 us and 26.3 on an H100).
 TEST(Plan, FewTokensDoNotTakeATallPortableTile) {
   for (const char* architecture : {"sm75", "sm80", "sm86", "sm89", "sm100", "sm120"})
     for (const DType dtype : {DType::int8, DType::float8_e4m3fn})
-      for (const std::int64_t m : {33, 64, 65, 100, 128})
+      for (const std::int64_t m : {33, 48, 64})
         for (const std::int64_t n : {2112, 4096, 6144, 7168}) {
           Plan chosen;
           ASSERT_TRUE(plan(problem_of(dtype, m, n, 8192), facts_of(architecture), chosen).ok());

@@ -46,8 +46,7 @@ struct Gemm {
   static constexpr int kGroup = kColumnsOfWarp >= 4 ? 4 : 2;
   static constexpr int kRun = 2 * kGroup;
   static constexpr int kBlockTiles = 128 / kDepth;  // stages between promotions
-  // Every block reads the rows of a few tokens: reading one token's row sixteen times would crowd the memory that it is in.
-  // What stands in the places of missing rows is multiplied, and not stored.
+  // Tiles that seldom have all their rows do not copy those that are missing.
   static constexpr bool kSkipsMissingRows = kM <= 32;
   using Accumulator = std::conditional_t<kFloat, float, std::int32_t>;
   using Sums = Accumulator[kRowsOfWarp][kColumnsOfWarp][4];
@@ -75,15 +74,16 @@ struct Gemm {
   // 16-byte pieces of a line change places so that the eight lines of a matrix load lie in different banks.
   static __device__ __forceinline__ int swizzle(int line) { return kPieces == 8 ? line & 7 : (line >> 1) & 3; }
 
-  // Where copy `copy` of this thread comes from. Places behind the last line hold that line once more (unless they are
-  // skipped): what comes of them is not stored.
+  // Where copy `copy` of this thread comes from. Places behind the last line hold lines of the tile before, or that line once
+  // more where there is none: what comes of them is not stored.
   template <bool kIsB>
   static __device__ __forceinline__ const std::uint8_t* line_at(const void* data, std::int64_t stride,
                                                                 std::int64_t first_line, std::int64_t lines, int copy) {
+    constexpr int kLines = kIsB ? kN : kM;
     const int place = static_cast<int>(threadIdx.x) / kPieces + copy * kLinesAtOnce;
-    const std::int64_t line = first_line + (kIsB ? column_at(place) : place);
-    return static_cast<const std::uint8_t*>(data) + (line < lines ? line : lines - 1) * stride +
-           threadIdx.x % kPieces * 16;
+    std::int64_t line = first_line + (kIsB ? column_at(place) : place);
+    if (line >= lines) line = line < kLines ? lines - 1 : line - kLines;
+    return static_cast<const std::uint8_t*>(data) + line * stride + threadIdx.x % kPieces * 16;
   }
   template <bool kIsB, int kCount>
   static __device__ __forceinline__ Operand<kCount> operand(const void* data, std::int64_t stride,
@@ -281,6 +281,12 @@ struct Gemm {
     const std::int64_t begin = std::int64_t{range.first} * kDepth;
     Operand<kCopiesA> a = operand<false, kCopiesA>(p.a, p.a_stride, row, p.m, begin);
     Operand<kCopiesB> b = operand<true, kCopiesB>(p.b, p.b_stride, column, p.n, begin);
+    // In the places of other missing rows stand rows of b that this block copies anyway: the same token's row in all of them,
+    // for every block, would crowd the memory that it is in (three times the time with 64 of 128 rows missing).
+    if constexpr (!kSkipsMissingRows)
+#pragma unroll
+      for (int i = 0; i < kCopiesA; ++i)
+        if (!a.exists[i]) a.at[i] = b.at[i % kCopiesB];
     const bool aligned = a.aligned && b.aligned;
     const std::uint32_t place_a = shared + first_place(), place_b = place_a + kM * kDepth;
     // Bytes of k from this thread's piece on, in the last stage; all stages but that are full.
