@@ -12,6 +12,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import datetime
+import importlib.metadata
 import math
 import platform
 import statistics
@@ -26,6 +27,7 @@ from ..explanation import Explanation, architecture_of, explain
 from ..text import markdown_table, microseconds_text, table
 
 OURS, OVERLAPPING = "evergemm", "evergemm, overlapping"
+DEEP_GEMM = "DeepGEMM"
 SCHEMES = {
     # name -> (dtype, scales) as explain() takes them
     "int8": ("int8", "rowwise"),
@@ -159,6 +161,7 @@ def implementations(problem: Problem, row_index: int) -> dict[str, Call]:
     elif problem.scheme == "fp8-block":
         tight = scale_b.t().contiguous().t()  # torch's releases differ in the pitch that they take
         candidates["torch._scaled_mm"] = [torch_scaled_mm(scale_b, False), torch_scaled_mm(tight, False)]
+        candidates[DEEP_GEMM] = _deep_gemm(problem)
     else:
         candidates["torch._scaled_mm"] = [torch_scaled_mm(scale_b, True)]
     for name, forms in candidates.items():
@@ -171,6 +174,34 @@ def implementations(problem: Problem, row_index: int) -> dict[str, Call]:
             found[name] = call
             break
     return found
+
+
+def _deep_gemm(problem: Problem) -> list[Call]:
+    """DeepGEMM's product with block scales where the module deep_gemm is installed and can be loaded; it compiles its kernels
+    at their first call."""
+    try:
+        import deep_gemm
+
+        scale_a = deep_gemm.get_mn_major_tma_aligned_tensor(problem.scale_a)
+    except (ImportError, OSError, RuntimeError):
+        return []
+    scale_b, weights = problem.scale_b.t().contiguous(), problem.weights
+
+    def call(i: int) -> torch.Tensor:
+        out = torch.empty(problem.m, problem.shape.n, dtype=torch.bfloat16, device="cuda")
+        deep_gemm.fp8_gemm_nt((problem.a, scale_a), (weights[i % len(weights)], scale_b), out)
+        return out
+
+    return [call]
+
+
+def _deep_gemm_version() -> str:
+    for package in ("deep_gemm", "sgl-deep-gemm"):
+        try:
+            return f"here {package} {importlib.metadata.version(package)}"
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return "here it was not"
 
 
 # ---- checks ------------------------------------------------------------------------------------------------------------
@@ -698,10 +729,9 @@ def report(
             found = [group for (_, s, rows), group in grouped(measurements).items() if (s, rows) == (scheme, m)]
             peers = [best_peer(group) for group in found]
             pairs = [(group[OURS], peer) for group, peer in zip(found, peers, strict=True) if peer is not None]
-            alone = [
-                group["torch._int_mm alone"].median / group[OURS].median
-                for group in found
-                if "torch._int_mm alone" in group
+            others = [
+                [group[name].median / group[OURS].median for group in found if name in group]
+                for name in ("torch._int_mm alone", DEEP_GEMM)
             ]
             cells.append(
                 (
@@ -712,7 +742,7 @@ def report(
                     f"{_geomean([peer.share for _, peer in pairs]):.3f}" if pairs else "",
                     f"{_geomean([peer.median / ours.median for ours, peer in pairs]):.2f}" if pairs else "",
                     f"{min(peer.median / ours.median for ours, peer in pairs):.2f}" if pairs else "",
-                    f"{_geomean(alone):.2f}" if alone else "",
+                    *(f"{_geomean(ratios_of):.2f}" if ratios_of else "" for ratios_of in others),
                 )
             )
             hosts[scheme, m] = (
@@ -740,14 +770,16 @@ def report(
                     "peer time / ours",
                     "worst shape",
                     "`_int_mm` alone / ours",
+                    "DeepGEMM / ours",
                 ),
                 cells,
-                right=range(1, 8),
+                right=range(1, 9),
             ),
             "",
             f"![share of the roofline and ratio to the best peer over m]({picture.name})",
             "",
-            "Peers: `torch._scaled_mm` with the same scales; int8: `torch._int_mm`, then the scales (`alone`: without them, another "
+            "Peers: `torch._scaled_mm` with the same scales; fp8-block: DeepGEMM, too, where the module `deep_gemm` is installed "
+            f"({_deep_gemm_version()}); int8: `torch._int_mm`, then the scales (`alone`: without them, another "
             "result). Overlapping: with programmatic dependent launch, in a graph of products that do not depend on each other.",
             "",
             "### Chains",
