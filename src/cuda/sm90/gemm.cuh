@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The Hopper GEMM: one persistent, warp-specialised kernel for every TileConfig.
 //
-//   producer, warp 0 lane 0   copies operand tiles into a ring of shared-memory stages (bulk tensor copies, multicast in a cluster)
+//   producer, warp 0          copies operand tiles into a ring of shared-memory stages (bulk tensor copies, multicast in a cluster)
 //   producer, warp 1          brings a tile's column vectors, and block scales that the copy engine cannot read
 //                             (grouped: whole warps find a tile in a table of the experts that each CTA makes for itself)
 //   consumer warpgroups       wgmma out of the ring, scale, convert, store
@@ -204,6 +204,11 @@ struct Gemm {
 
   // ---- the kernel --------------------------------------------------------------------------------------------------
 
+  // Lane 0's value: through a shuffle the compiler knows that it is the same for a warp, and keeps it and what follows from it in
+  // uniform registers.
+  static __device__ __forceinline__ int uniform(int value) { return __shfl_sync(~0u, value, 0); }
+  static __device__ __forceinline__ std::uint64_t uniform(std::uint64_t value) { return __shfl_sync(~0u, value, 0); }
+
   static __device__ __forceinline__ void run(const Arguments& p) {
     extern __shared__ __align__(1024) std::uint8_t shared_memory[];
     Cta cta;
@@ -238,12 +243,12 @@ struct Gemm {
     }
     if constexpr (kCluster) ptx::cluster_meet();  // the barriers of all are there
 
-    // Through a shuffle, so that the compiler knows it is the same for a warp and keeps what follows from it in uniform registers.
-    const int warpgroup = __shfl_sync(~0u, static_cast<int>(threadIdx.x / 128), 0);
+    const int warpgroup = uniform(static_cast<int>(threadIdx.x / 128));
     if (warpgroup == kConsumers) {
       if constexpr (kConsumers > 1) ptx::give_registers<kProducerRegisters>();
-      if (kGrouped ? threadIdx.x < kProducerThread + 32 : threadIdx.x == kProducerThread) produce_operands(p, cta);
-      if (threadIdx.x >= kProducerThread + 32 && threadIdx.x < kProducerThread + 64) produce_vectors(p, cta);
+      const int warp = uniform(static_cast<int>(threadIdx.x / 32));
+      if (warp == kConsumers * 4) produce_operands(p, cta);
+      if (warp == kConsumers * 4 + 1) produce_vectors(p, cta);
     } else {
       if constexpr (kConsumers > 1) ptx::take_registers<kConsumerRegisters>();
       consume(p, cta, warpgroup);
@@ -279,6 +284,18 @@ struct Gemm {
       ptx::store_shared(cta.base + kGeometry.at_scales + i * 4, 1.0f);
   }
 
+  static __device__ __forceinline__ Tile uniform(Tile tile) {
+    tile.row = uniform(tile.row);
+    tile.column = uniform(tile.column);
+    if constexpr (kGrouped) {
+      tile.expert = uniform(tile.expert);
+      tile.plane = uniform(tile.plane);
+      tile.token_end = uniform(tile.token_end);
+      tile.width = uniform(tile.width);
+    }
+    return tile;
+  }
+
   // ---- producer: operands ------------------------------------------------------------------------------------------
 
   static __device__ __forceinline__ void produce_operands(const Arguments& p, const Cta& cta) {
@@ -292,15 +309,16 @@ struct Gemm {
 
     // What a CTA reads for itself alone comes up to twice as fast with either policy as with evict_normal, tokens most of all
     // (docs/tuning_log.md).
-    const std::uint64_t weights_policy = p.stream_weights ? ptx::policy_evict_first() : ptx::policy_evict_normal();
-    const std::uint64_t tokens_policy = ptx::policy_evict_last();
+    const std::uint64_t weights_policy =
+        uniform(p.stream_weights ? ptx::policy_evict_first() : ptx::policy_evict_normal());
+    const std::uint64_t tokens_policy = uniform(ptx::policy_evict_last());
     const std::uint64_t rows_policy = kSwap ? weights_policy : tokens_policy;
     const std::uint64_t columns_policy = kSwap ? tokens_policy : weights_policy;
     const bool load_scales = kPromoted && p.block_scales && p.scales_by_tma;
 
     // Before the previous kernel has finished, weights may go into L2 (nothing observes them there); reading waits.
     int entry = 0;
-    if (!kGrouped && p.prefetch_weights) {
+    if (!kGrouped && p.prefetch_weights && ptx::elect_one()) {
       const Tile tile = tile_at(p, cta, cta.first_tile, entry);
       const int ahead = min(kStages, cta.k_blocks);
       for (int block = cta.k_begin; block < cta.k_begin + ahead; ++block)
@@ -318,7 +336,7 @@ struct Gemm {
       for (int index = cta.first_tile; p.early && index < cta.tiles && filled < kStages; index += cta.tile_stride) {
         const Tile tile = tile_at(p, cta, index, ahead);
         for (int block = 0; block < cta.k_blocks && filled < kStages; ++block, ++filled)
-          if (threadIdx.x == kProducerThread) load_weights(p, cta, tile, block, filled, load_scales, rows_mask);
+          if (ptx::elect_one()) load_weights(p, cta, tile, block, filled, load_scales, rows_mask);
         __syncwarp();
       }
     }
@@ -326,11 +344,7 @@ struct Gemm {
 
     Slot slot;
     for (int index = cta.first_tile; index < cta.tiles; index += cta.tile_stride) {
-      const Tile tile = tile_at(p, cta, index, entry);
-      if constexpr (kGrouped) {  // the other lanes came to look for the tile
-        __syncwarp();
-        if (threadIdx.x != kProducerThread) continue;
-      }
+      const Tile tile = uniform(tile_at(p, cta, index, entry));
       // Clusters reach past the edge where an odd number of tiles lies along them: there may be nothing at all.
       const int rows_there = row_limit(p, tile) - tile.row, columns_there = column_limit(p, tile) - tile.column;
       // In a cluster of four every CTA must wait for another one: a CTA that waited for nothing, or only for itself, could tell a peer
@@ -349,55 +363,65 @@ struct Gemm {
                                rows_of_slices<kColumnSlice, kClusterM>(columns_there, p.short_columns)) *
                                   kGeometry.k_steps * kSwizzleBytes +
                               (scales_there ? kGeometry.scale_bytes : 0);
-      for (int block = cta.k_begin; block < cta.k_begin + cta.k_blocks; ++block) {
+      // Of this CTA's slices. A slice is copied whole, in a short box, or not at all.
+      const int row_slice = rows_there - cta.column * kRowSlice, column_slice = columns_there - cta.row * kColumnSlice;
+      const CUtensorMap* rows_map = is_whole<kRowSlice>(row_slice) ? &p.rows_map : &p.short_rows_map;
+      const CUtensorMap* columns_map = is_whole<kColumnSlice>(column_slice) ? &p.columns_map : &p.short_columns_map;
+      const bool rows_come = row_slice > 0 || cta.column < least_slices, columns_come = column_slice > 0;
+      const auto fill_slot = [&](int block, bool with_rows, bool with_columns) {
         ptx::barrier_wait(empty(cta, slot.index), slot.phase ^ 1);
-        const std::uint32_t arrived = full(cta, slot.index);
-        const std::uint32_t rows = cta.base + kGeometry.at_rows + slot.index * kGeometry.rows_bytes;
-        const std::uint32_t columns = cta.base + kGeometry.at_columns + slot.index * kGeometry.columns_bytes;
-        if constexpr (kGrouped) {
-          if (filled > 0)
-            --filled;
-          else
-            load_weights(p, cta, tile, block, slot.index, load_scales, rows_mask);
-          load_tokens(p, cta, tile, block, slot.index, load_scales, kSwap ? columns_mask : rows_mask);
-          slot.advance();
-          continue;
-        }
+        const int filling = slot.index;
+        slot.advance();
+        if (!ptx::elect_one()) return;
+        const std::uint32_t arrived = full(cta, filling);
+        const std::uint32_t rows = cta.base + kGeometry.at_rows + filling * kGeometry.rows_bytes;
+        const std::uint32_t columns = cta.base + kGeometry.at_columns + filling * kGeometry.columns_bytes;
         ptx::barrier_arrive_expecting(arrived, stage_bytes);
 #pragma unroll
         for (int step = 0; step < kGeometry.k_steps; ++step) {
           const int k = (block * kGeometry.k_steps + step) * kSwizzleBytes;
-          const std::uint32_t to = rows + step * kConfig.m * kSwizzleBytes + cta.column * kRowSlice * kSwizzleBytes;
-          load_slice<kRowSlice, (kClusterN > 1)>(to, p.rows_map, p.short_rows_map, k, tile.row + cta.column * kRowSlice,
-                                                 rows_there - cta.column * kRowSlice, cta.column < least_slices,
-                                                 arrived, rows_policy, rows_mask);
-        }
-#pragma unroll
-        for (int step = 0; step < kGeometry.k_steps; ++step) {
-          const int k = (block * kGeometry.k_steps + step) * kSwizzleBytes;
-          const std::uint32_t to = columns + step * kColumns * kSwizzleBytes + cta.row * kColumnSlice * kSwizzleBytes;
-          load_slice<kColumnSlice, (kClusterM > 1)>(
-              to, p.columns_map, p.short_columns_map, k, tile.column + cta.row * kColumnSlice,
-              columns_there - cta.row * kColumnSlice, false, arrived, columns_policy, columns_mask);
+          if (with_rows)
+            load_slice<(kClusterN > 1)>(rows + (step * kConfig.m + cta.column * kRowSlice) * kSwizzleBytes, rows_map, k,
+                                        tile.row + cta.column * kRowSlice, arrived, rows_policy, rows_mask);
+          if (with_columns)
+            load_slice<(kClusterM > 1)>(columns + (step * kColumns + cta.row * kColumnSlice) * kSwizzleBytes,
+                                        columns_map, k, tile.column + cta.row * kColumnSlice, arrived, columns_policy,
+                                        columns_mask);
         }
         if (scales_there)
-          ptx::load_box(cta.base + kGeometry.at_scales + slot.index * kGeometry.scale_slot, &p.scale_map,
+          ptx::load_box(cta.base + kGeometry.at_scales + filling * kGeometry.scale_slot, &p.scale_map,
                         kSwap ? tile.column : tile.row, block, arrived, tokens_policy);
-        slot.advance();
+      };
+      const int end = cta.k_begin + cta.k_blocks;
+      if constexpr (kGrouped) {
+        for (int block = 0; block < end; ++block) {
+          ptx::barrier_wait(empty(cta, slot.index), slot.phase ^ 1);
+          if (ptx::elect_one()) {
+            if (filled == 0) load_weights(p, cta, tile, block, slot.index, load_scales, rows_mask);
+            load_tokens(p, cta, tile, block, slot.index, load_scales, kSwap ? columns_mask : rows_mask);
+          }
+          filled = max(filled - 1, 0);
+          slot.advance();
+        }
+      } else if (rows_come && columns_come) {  // nothing but what a stage needs: small tiles wait for this warp
+#pragma unroll 1
+        for (int block = cta.k_begin; block < end; ++block) fill_slot(block, true, true);
+      } else {
+#pragma unroll 1
+        for (int block = cta.k_begin; block < end; ++block) fill_slot(block, rows_come, columns_come);
       }
     }
     ptx::allow_next_kernel();  // its CTAs may take what room there is; they wait for this kernel's end before they read
     // Peers tell this CTA of each slot that they have read: it stays until the last of them has been heard. Nothing else comes
     // from them that its consumers have not waited for, so clusters that do not split k need not meet at their end.
     if constexpr (kCluster)
-      if (!kGrouped || threadIdx.x == kProducerThread)
-        for (int stage = 0; stage < kStages; ++stage) {
-          ptx::barrier_wait(empty(cta, slot.index), slot.phase ^ 1);
-          slot.advance();
-        }
+      for (int stage = 0; stage < kStages; ++stage) {
+        ptx::barrier_wait(empty(cta, slot.index), slot.phase ^ 1);
+        slot.advance();
+      }
   }
 
-  // A slice of which `there` rows exist is copied whole, in a short box, or not at all.
+  // Whether `there` rows of a slice come in a whole box.
   template <int kSlice>
   static __device__ __forceinline__ bool is_whole(int there) {
     return there > kSlice - plan_tables::kSwizzleRows;
@@ -411,16 +435,13 @@ struct Gemm {
       rows += is_whole<kSlice>(there) ? kSlice : there > 0 || member < least ? short_rows : 0;
     return rows;
   }
-  template <int kSlice, bool kMulticast>
-  static __device__ __forceinline__ void load_slice(std::uint32_t to, const CUtensorMap& map,
-                                                    const CUtensorMap& short_map, int k, int row, int there, bool comes,
+  template <bool kMulticast>
+  static __device__ __forceinline__ void load_slice(std::uint32_t to, const CUtensorMap* map, int k, int row,
                                                     std::uint32_t arrived, std::uint64_t policy, std::uint16_t mask) {
-    if (there <= 0 && !comes) return;
-    const CUtensorMap* boxes = is_whole<kSlice>(there) ? &map : &short_map;
     if constexpr (kMulticast)
-      ptx::load_box_multicast(to, boxes, k, row, arrived, policy, mask);
+      ptx::load_box_multicast(to, map, k, row, arrived, policy, mask);
     else
-      ptx::load_box(to, boxes, k, row, arrived, policy);
+      ptx::load_box(to, map, k, row, arrived, policy);
   }
 
   // How many scales of other tokens stand before a tile's first in a slot: the copy engine starts at multiples of 16 bytes.
@@ -506,7 +527,7 @@ struct Gemm {
     const bool copy_scales = kPromoted && p.block_scales && !p.scales_by_tma;
     const bool leads = cta.part == 0;  // of a split k: the CTA that runs the epilogue
     if (!copy_scales && !leads) return;
-    // Grouped: scales of weights come from memory behind all the weights that are under way, so they are asked for with them.
+    // Scales of weights come from memory behind all the weights that are under way, so they are asked for with them.
     int scales_asked = cta.first_tile, scales_entry = 0;
     const int scales_ahead = (2 + (kStages - 1) / cta.k_blocks) * cta.tile_stride;
     const auto ask_for_scales = [&](int end) {
@@ -519,7 +540,7 @@ struct Gemm {
     Slot slot;
     int done = 0, entry = 0;
     for (int index = cta.first_tile; index < cta.tiles; index += cta.tile_stride, ++done) {
-      if constexpr (kGrouped) ask_for_scales(index + scales_ahead);
+      if constexpr (kGrouped || kPromoted) ask_for_scales(index + scales_ahead);
       const Tile tile = tile_at(p, cta, index, entry);
       const float* token_scales = token_scales_of(p, tile);
       if (copy_scales) {

@@ -193,6 +193,14 @@ EVERGEMM_PTX void fence_for_copy_engine() { asm volatile("fence.proxy.async.shar
 
 // Of read-only memory, opaque to the compiler: a value that it knows to be the same for a warp it moves into a uniform
 // register at once, and waits for the load there instead of where the value is used.
+// True in one lane of a whole warp, always the same one. Unlike by threadIdx, the compiler knows by it that one lane is at work, and
+// needs no loop over lanes around what takes uniform registers.
+EVERGEMM_PTX bool elect_one() {
+  int elected;
+  asm volatile("{ .reg .pred p; elect.sync _|p, 0xffffffff; selp.b32 %0, 1, 0, p; }" : "=r"(elected));
+  return elected != 0;
+}
+
 EVERGEMM_PTX float load_global_float(const float* from) {
   float value;
   asm volatile("ld.global.nc.f32 %0, [%1];" : "=f"(value) : "l"(from));

@@ -51,6 +51,10 @@ inline void store_cluster(std::uint32_t cluster_address, uint4 value) {
 // ---- programmatic dependent launch: one kernel at a time here --------------------------------------------------------------
 inline void wait_for_previous_kernel() { emulator::wait_for_previous_kernel(); }
 inline void allow_next_kernel() { emulator::allow_next_kernel(); }
+inline bool elect_one() {
+  emulator::exchange("elect.sync", 0);
+  return emulator::lane() == 0;
+}
 
 // ---- bulk tensor copies ------------------------------------------------------------------------------------------------
 inline std::uint64_t policy_evict_first() { return 0; }
