@@ -53,24 +53,24 @@ constexpr auto one_sum_tiles(Mainloop mainloop) {
 inline constexpr std::array kSm90PromotedTiles = {
     TileConfig{Mainloop::fp8_promoted,  64,  16, 128, 10, 1, 1, 1, Schedule::basic, true},
     TileConfig{Mainloop::fp8_promoted,  64,  32, 128,  8, 1, 1, 1, Schedule::basic, true},
-    TileConfig{Mainloop::fp8_promoted,  64,  64, 128, 12, 1, 1, 1, Schedule::basic, true},
     TileConfig{Mainloop::fp8_promoted,  64,  16, 128,  8, 1, 1, 2, Schedule::basic, true},
     TileConfig{Mainloop::fp8_promoted,  64,  32, 128,  7, 1, 1, 2, Schedule::basic, true},
     TileConfig{Mainloop::fp8_promoted,  64,  64, 128,  6, 1, 1, 2, Schedule::basic, true},
     TileConfig{Mainloop::fp8_promoted,  64,  16, 128,  8, 1, 1, 3, Schedule::basic, true},
     TileConfig{Mainloop::fp8_promoted,  64,  32, 128,  7, 1, 1, 3, Schedule::basic, true},
     TileConfig{Mainloop::fp8_promoted,  64,  64, 128,  6, 1, 1, 3, Schedule::basic, true},
+    TileConfig{Mainloop::fp8_promoted,  64,  64, 128, 12, 1, 1, 1, Schedule::basic, false},
+    TileConfig{Mainloop::fp8_promoted,  64,  96, 128,  9, 1, 1, 1, Schedule::basic, false},
+    TileConfig{Mainloop::fp8_promoted,  64, 128, 128,  8, 1, 1, 1, Schedule::basic, false},
     TileConfig{Mainloop::fp8_promoted,  64, 128, 128,  7, 1, 1, 1, Schedule::pingpong, false},
     TileConfig{Mainloop::fp8_promoted, 128,  64, 128,  8, 2, 1, 1, Schedule::cooperative, false},
-    TileConfig{Mainloop::fp8_promoted, 128,  64, 128,  6, 1, 1, 2, Schedule::cooperative, false},
-    TileConfig{Mainloop::fp8_promoted, 128,  96, 128,  7, 1, 2, 1, Schedule::cooperative, false},
     TileConfig{Mainloop::fp8_promoted, 128,  96, 128,  7, 2, 1, 1, Schedule::cooperative, false},
-    TileConfig{Mainloop::fp8_promoted, 128,  96, 128,  7, 2, 2, 1, Schedule::cooperative, false},
-    TileConfig{Mainloop::fp8_promoted, 128, 128, 128,  6, 1, 2, 1, Schedule::cooperative, false},
+    TileConfig{Mainloop::fp8_promoted, 128, 128, 128,  6, 1, 1, 1, Schedule::cooperative, false},
     TileConfig{Mainloop::fp8_promoted, 128, 128, 128,  6, 2, 1, 1, Schedule::cooperative, false},
-    TileConfig{Mainloop::fp8_promoted, 256,  96, 128,  3, 1, 2, 1, Schedule::cooperative, false},
+    TileConfig{Mainloop::fp8_promoted, 128, 144, 128,  5, 1, 1, 1, Schedule::cooperative, false},
+    TileConfig{Mainloop::fp8_promoted, 128, 160, 128,  5, 2, 1, 1, Schedule::cooperative, false},
+    TileConfig{Mainloop::fp8_promoted, 128, 192, 128,  4, 1, 1, 1, Schedule::cooperative, false},
     TileConfig{Mainloop::fp8_promoted, 256, 128, 128,  3, 1, 2, 1, Schedule::cooperative, false},
-    TileConfig{Mainloop::fp8_promoted, 256, 128, 128,  3, 2, 1, 1, Schedule::cooperative, false},
 };
 // clang-format on
 inline constexpr auto kSm90Tiles =
@@ -106,6 +106,9 @@ constexpr std::int32_t row_of(Mainloop mainloop, std::int32_t m, std::int32_t n,
 constexpr std::int32_t swapped(Mainloop mainloop, std::int32_t m, std::int32_t n, std::int32_t split_k = 1,
                                std::int32_t cluster_n = 1) {
   return row_of(mainloop, m, n, 1, cluster_n, split_k, m == 64 ? Schedule::basic : Schedule::cooperative, true);
+}
+constexpr std::int32_t basic(Mainloop mainloop, std::int32_t m, std::int32_t n) {
+  return row_of(mainloop, m, n, 1, 1, 1, Schedule::basic, false);
 }
 constexpr std::int32_t cooperative(Mainloop mainloop, std::int32_t m, std::int32_t n, std::int32_t cluster_m,
                                    std::int32_t cluster_n) {
@@ -150,13 +153,13 @@ inline constexpr std::array kSm90PromotedRules = {
     Rule{32, any, any, swapped(Mainloop::fp8_promoted, 64, 32), kStream},
     Rule{64, 2816, any, swapped(Mainloop::fp8_promoted, 64, 64, 3), kSplit3},
     Rule{64, 4224, any, swapped(Mainloop::fp8_promoted, 64, 64, 2), kSplit2},
-    Rule{64, any, any, swapped(Mainloop::fp8_promoted, 64, 64), kStream},
+    Rule{64, any, any, basic(Mainloop::fp8_promoted, 64, 64), kStream},
     Rule{any, 2816, any, swapped(Mainloop::fp8_promoted, 64, 64, 2),
          "88 tiles of 64 features x 64 tokens at most: two CTAs a tile"},
-    Rule{any, 4224, any, swapped(Mainloop::fp8_promoted, 64, 64),
-         "up to 132 tiles of 64 features x 64 tokens: one wave"},
-    Rule{any, any, any, pingpong(Mainloop::fp8_promoted, 64, 128, 1, 1),
-         "one warpgroup promotes while the other multiplies"},
+    Rule{any, 4224, any, basic(Mainloop::fp8_promoted, 64, 64), "up to 132 tiles of 64 tokens x 64 features: one wave"},
+    Rule{any, 6336, any, basic(Mainloop::fp8_promoted, 64, 96), "up to 132 tiles of 64 tokens x 96 features: one wave"},
+    Rule{any, any, any, basic(Mainloop::fp8_promoted, 64, 128),
+         "128 features a tile read the tokens half as often from L2"},
 };
 
 template <std::size_t N>
@@ -219,18 +222,18 @@ constexpr auto one_sum_costs(Mainloop mainloop) {
 inline constexpr auto kSm90Int8Costs = one_sum_costs(Mainloop::int8);
 inline constexpr auto kSm90Fp8Costs = one_sum_costs(Mainloop::fp8_fast);
 inline constexpr std::array kSm90PromotedCosts = {
-    TileCost{swapped(Mainloop::fp8_promoted, 64, 64), kMiddleTokens, 213, 1500},
-    TileCost{pingpong(Mainloop::fp8_promoted, 64, 128, 1, 1), kMiddleTokens, 254, 1000},
-    TileCost{cooperative(Mainloop::fp8_promoted, 128, 64, 2, 1), kMiddleTokens, 280, 750},
-    TileCost{row_of(Mainloop::fp8_promoted, 128, 64, 1, 1, 2, Schedule::cooperative, false), kMiddleTokens, 167, 2000},
-    TileCost{cooperative(Mainloop::fp8_promoted, 128, 96, 1, 2), any, 363, 1500},
-    TileCost{cooperative(Mainloop::fp8_promoted, 128, 96, 2, 1), any, 354, 750},
-    TileCost{cooperative(Mainloop::fp8_promoted, 128, 96, 2, 2), any, 345, 1000},
-    TileCost{cooperative(Mainloop::fp8_promoted, 128, 128, 1, 2), any, 397, 2250},
-    TileCost{cooperative(Mainloop::fp8_promoted, 128, 128, 2, 1), any, 378, 2000},
-    TileCost{cooperative(Mainloop::fp8_promoted, 256, 96, 1, 2), any, 674, 3000},
-    TileCost{cooperative(Mainloop::fp8_promoted, 256, 128, 1, 2), any, 719, 3750},
-    TileCost{cooperative(Mainloop::fp8_promoted, 256, 128, 2, 1), any, 719, 3750},
+    TileCost{swapped(Mainloop::fp8_promoted, 64, 64, 2), kMiddleTokens, 127, 1500},
+    TileCost{basic(Mainloop::fp8_promoted, 64, 64), kMiddleTokens, 203, 500},
+    TileCost{basic(Mainloop::fp8_promoted, 64, 96), kMiddleTokens, 238, 750},
+    TileCost{pingpong(Mainloop::fp8_promoted, 64, 128, 1, 1), kMiddleTokens, 248, 750},
+    TileCost{cooperative(Mainloop::fp8_promoted, 128, 64, 2, 1), kMiddleTokens, 260, 750},
+    TileCost{cooperative(Mainloop::fp8_promoted, 128, 96, 2, 1), any, 337, 1500},
+    TileCost{cooperative(Mainloop::fp8_promoted, 128, 128, 1, 1), any, 387, 2250},
+    TileCost{cooperative(Mainloop::fp8_promoted, 128, 128, 2, 1), any, 391, 2250},
+    TileCost{cooperative(Mainloop::fp8_promoted, 128, 144, 1, 1), any, 468, 3000},
+    TileCost{cooperative(Mainloop::fp8_promoted, 128, 160, 2, 1), any, 534, 2500},
+    TileCost{cooperative(Mainloop::fp8_promoted, 128, 192, 1, 1), any, 567, 4000},
+    TileCost{cooperative(Mainloop::fp8_promoted, 256, 128, 1, 2), any, 683, 4500},
 };
 constexpr bool splits_k(std::int32_t row) { return row >= 0 && kSm90Tiles[static_cast<std::size_t>(row)].split_k > 1; }
 template <std::size_t N>

@@ -4,6 +4,7 @@
 // Must not go here: CUDA calls, problem sizes.
 #pragma once
 #include <cstdint>
+#include <numeric>
 
 #include "plan/tile_config.h"
 
@@ -122,6 +123,9 @@ constexpr bool valid(const TileConfig& config) {
   if (config.grouped && (config.split_k > 1 || (!config.swap_ab && config.cluster_m > 1))) return false;
   // one block of k a stage, and one weight block a warpgroup's rows where weights are the rows
   if (config.mainloop == Mainloop::fp8_promoted && (config.k != 128 || (config.swap_ab && config.m > 128)))
+    return false;
+  // weights as columns: a tile lies in two weight blocks at most, wherever it begins
+  if (config.mainloop == Mainloop::fp8_promoted && !config.swap_ab && config.n > 128 + std::gcd(config.n, 128))
     return false;
   return true;
 }

@@ -75,6 +75,19 @@ TEST(GroupedPlan, ATileNarrowerThanItsChunkOfTheOutputIsNotValid) {
   EXPECT_TRUE(plan_tables::valid(TileConfig{Mainloop::fp8_fast, 64, 64, 128, 8, 1, 2, 1, Schedule::basic, false}));
 }
 
+// From the 96th feature on, 176 lie in three blocks of 128, and the third was scaled like the second.
+TEST(GroupedPlan, ATileOverThreeWeightBlocksIsNotValid) {
+  using plan_tables::Mainloop;
+  using plan_tables::Schedule;
+  using plan_tables::TileConfig;
+  for (const auto& [n, valid] :
+       {std::pair{144, true}, {160, true}, {176, false}, {192, true}, {208, false}, {224, false}})
+    EXPECT_EQ(
+        plan_tables::valid(TileConfig{Mainloop::fp8_promoted, 128, n, 128, 3, 1, 1, 1, Schedule::cooperative, false}),
+        valid)
+        << n;
+}
+
 TEST(GroupedPlan, EveryAverageHasATileOfItsOwnArithmetic) {
   for (const Kind kind : kKinds)
     for (const std::int64_t per_expert : {1, 16, 17, 64, 65, 128, 256, 1000, 40000}) {

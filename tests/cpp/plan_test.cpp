@@ -225,7 +225,7 @@ TEST(Plan, PortableRowsRefuseWhatTheyCannotCount) {
 TEST(Plan, HoppersRowsSplitNoFp8SumOfACallerWhoAsksForOneOrder) {
   const DeviceFacts facts = facts_of("sm90a");
   for (const bool fast : {false, true})
-    for (const std::int64_t m : {1, 16, 32, 64, 160, 256}) {
+    for (const std::int64_t m : {1, 16, 32, 64, 160}) {
       if (fast && m > 64) continue;  // only block scales have a row that splits k for so many
       GemmProblem problem = problem_of(DType::float8_e4m3fn, m, 1280, 7168);
       problem.fast_accumulation = fast;
