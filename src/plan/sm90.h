@@ -225,6 +225,7 @@ inline constexpr std::array kSm90PromotedCosts = {
     TileCost{swapped(Mainloop::fp8_promoted, 64, 64, 2), kMiddleTokens, 127, 1500},
     TileCost{basic(Mainloop::fp8_promoted, 64, 64), kMiddleTokens, 203, 500},
     TileCost{basic(Mainloop::fp8_promoted, 64, 96), kMiddleTokens, 238, 750},
+    TileCost{basic(Mainloop::fp8_promoted, 64, 128), kMiddleTokens, 240, 1000},
     TileCost{pingpong(Mainloop::fp8_promoted, 64, 128, 1, 1), kMiddleTokens, 248, 750},
     TileCost{cooperative(Mainloop::fp8_promoted, 128, 64, 2, 1), kMiddleTokens, 260, 750},
     TileCost{cooperative(Mainloop::fp8_promoted, 128, 96, 2, 1), any, 337, 1500},
