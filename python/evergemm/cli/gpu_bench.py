@@ -12,7 +12,6 @@ from __future__ import annotations
 import csv
 import dataclasses
 import datetime
-import importlib.metadata
 import math
 import platform
 import statistics
@@ -25,9 +24,9 @@ import torch
 from .. import ops
 from ..explanation import Explanation, architecture_of, explain
 from ..text import markdown_table, microseconds_text, table
+from . import deep_gemm_peer
 
 OURS, OVERLAPPING = "evergemm", "evergemm, overlapping"
-DEEP_GEMM = "DeepGEMM"
 SCHEMES = {
     # name -> (dtype, scales) as explain() takes them
     "int8": ("int8", "rowwise"),
@@ -161,7 +160,7 @@ def implementations(problem: Problem, row_index: int) -> dict[str, Call]:
     elif problem.scheme == "fp8-block":
         tight = scale_b.t().contiguous().t()  # torch's releases differ in the pitch that they take
         candidates["torch._scaled_mm"] = [torch_scaled_mm(scale_b, False), torch_scaled_mm(tight, False)]
-        candidates[DEEP_GEMM] = _deep_gemm(problem)
+        candidates[deep_gemm_peer.NAME] = deep_gemm_peer.dense(a, problem.weights, scale_a, scale_b)
     else:
         candidates["torch._scaled_mm"] = [torch_scaled_mm(scale_b, True)]
     for name, forms in candidates.items():
@@ -174,34 +173,6 @@ def implementations(problem: Problem, row_index: int) -> dict[str, Call]:
             found[name] = call
             break
     return found
-
-
-def _deep_gemm(problem: Problem) -> list[Call]:
-    """DeepGEMM's product with block scales where the module deep_gemm is installed and can be loaded; it compiles its kernels
-    at their first call."""
-    try:
-        import deep_gemm
-
-        scale_a = deep_gemm.get_mn_major_tma_aligned_tensor(problem.scale_a)
-    except (ImportError, OSError, RuntimeError):
-        return []
-    scale_b, weights = problem.scale_b.t().contiguous(), problem.weights
-
-    def call(i: int) -> torch.Tensor:
-        out = torch.empty(problem.m, problem.shape.n, dtype=torch.bfloat16, device="cuda")
-        deep_gemm.fp8_gemm_nt((problem.a, scale_a), (weights[i % len(weights)], scale_b), out)
-        return out
-
-    return [call]
-
-
-def _deep_gemm_version() -> str:
-    for package in ("deep_gemm", "sgl-deep-gemm"):
-        try:
-            return f"here {package} {importlib.metadata.version(package)}"
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return "here it was not"
 
 
 # ---- checks ------------------------------------------------------------------------------------------------------------
@@ -731,7 +702,7 @@ def report(
             pairs = [(group[OURS], peer) for group, peer in zip(found, peers, strict=True) if peer is not None]
             others = [
                 [group[name].median / group[OURS].median for group in found if name in group]
-                for name in ("torch._int_mm alone", DEEP_GEMM)
+                for name in ("torch._int_mm alone", deep_gemm_peer.NAME)
             ]
             cells.append(
                 (
@@ -779,7 +750,7 @@ def report(
             f"![share of the roofline and ratio to the best peer over m]({picture.name})",
             "",
             "Peers: `torch._scaled_mm` with the same scales; fp8-block: DeepGEMM, too, where the module `deep_gemm` is installed "
-            f"({_deep_gemm_version()}); int8: `torch._int_mm`, then the scales (`alone`: without them, another "
+            f"(here: {deep_gemm_peer.version()}); int8: `torch._int_mm`, then the scales (`alone`: without them, another "
             "result). Overlapping: with programmatic dependent launch, in a graph of products that do not depend on each other.",
             "",
             "### Chains",

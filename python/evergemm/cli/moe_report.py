@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 
 from .. import ops
-from . import charts, moe_bench
+from . import charts, deep_gemm_peer, moe_bench
 from .gpu_bench import Replay, device_text, in_turns, markdown_table
 
 FP8 = torch.float8_e4m3fn
@@ -133,16 +133,21 @@ def _calls(weights: Weights, routed: Routed) -> dict[str, Call]:
         _LOOP: loop,
     }
     wanted = loop(0).to(torch.float32)
+    rows_of: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {}
     if weights.scheme == "fp8":
         found[_TORCH] = lambda _: torch._scaled_grouped_mm(
             a, b, scale_a.flatten(), weights.scale, offs=ends, out_dtype=torch.bfloat16, use_fast_accum=True
         )
+    if weights.scheme == "fp8-block":
+        peers = deep_gemm_peer.grouped(a, weights.codes, scale_a, weights.scale, routed.counts)
+        found |= {name: call for name, (call, _) in peers.items()}
+        rows_of |= {name: in_order for name, (_, in_order) in peers.items()}
     for name, call in list(found.items()):
         try:
-            result = call(0).to(torch.float32)
+            result = rows_of.get(name, lambda out: out)(call(0)).to(torch.float32)
             torch.cuda.synchronize()
         except RuntimeError:
-            if name != _TORCH:
+            if name in (moe_bench.OURS, _LOOP):
                 raise
             del found[name]  # a peer that is not there is no failure of ours
             continue
@@ -277,6 +282,8 @@ def report(picture: Path, rounds: int, seconds: float, quiet: bool = False) -> s
             f"{one.share:.2f}",
             one.ratio(_TORCH),
             one.ratio(_LOOP),
+            one.ratio(deep_gemm_peer.MASKED),
+            one.ratio(deep_gemm_peer.CONTIGUOUS),
         )
         for one in products
     ]
@@ -338,7 +345,9 @@ def report(picture: Path, rounds: int, seconds: float, quiet: bool = False) -> s
             "### Products of all experts",
             "",
             f"First product of {sizes}. A loop: `evergemm.scaled_mm` for each expert that has rows, in a graph of its own, as if the "
-            "host knew the rows. Scales of 1 x 128 lie with the tokens fastest, where the copy engine reads them (multiples of 4 rows).",
+            "host knew the rows. Scales of 1 x 128 lie with the tokens fastest, where the copy engine reads them (multiples of 4 rows). "
+            f"DeepGEMM where the module `deep_gemm` is installed (here: {deep_gemm_peer.version()}): its products of rows that already lie as it "
+            "wants them, a fixed number of places an expert (masked) or padded to 128 (contiguous).",
             "",
             markdown_table(
                 (
@@ -351,9 +360,11 @@ def report(picture: Path, rounds: int, seconds: float, quiet: bool = False) -> s
                     "share",
                     "`_scaled_grouped_mm` / ours",
                     "loop / ours",
+                    "DeepGEMM masked / ours",
+                    "contiguous / ours",
                 ),
                 cells,
-                right=(1, 2, 3, 5, 6, 7, 8),
+                right=(1, 2, 3, 5, 6, 7, 8, 9, 10),
             ),
             "",
             "### Skewed routings",
