@@ -76,12 +76,20 @@ constexpr auto kInt8CostRules = rules_of(kSm90Int8Costs);
 constexpr auto kFp8CostRules = rules_of(kSm90Fp8Costs);
 constexpr auto kPromotedCostRules = rules_of(kSm90PromotedCosts);
 
+// Whether a row that splits k can run: all of its parts have some, and sums may come in its order.
+bool may_split(const GemmProblem& problem) {
+  return !asks_for_one_order(problem) && problem.k > (kMostParts - 1) * kScaleBlock;
+}
+std::span<const Rule> either(bool first, std::span<const Rule> one, std::span<const Rule> other) {
+  return first ? one : other;
+}
+
 std::span<const Rule> least_time(std::span<const TileCost> costs, std::span<const Rule> rules,
                                  const GemmProblem& problem, const DeviceFacts& facts) {
   std::size_t best = costs.size() - 1;
   Prediction least = predict(costs[best], problem, facts);
   for (std::size_t i = 0; i + 1 < costs.size(); ++i) {
-    if (problem.m > costs[i].most_tokens || (asks_for_one_order(problem) && splits_k(costs[i].row))) continue;
+    if (problem.m > costs[i].most_tokens || (!may_split(problem) && splits_k(costs[i].row))) continue;
     const Prediction prediction = predict(costs[i], problem, facts);
     if (!(prediction < least)) continue;
     least = prediction;
@@ -100,13 +108,11 @@ std::span<const Rule> sm90_rules(const GemmProblem& problem, const DeviceFacts& 
   }
   switch (mainloop) {
     case Mainloop::int8:
-      return kSm90Int8Rules;
+      return either(may_split(problem), kSm90Int8Rules, kSm90Int8UnsplitRules);
     case Mainloop::fp8_fast:
-      return problem.deterministic ? std::span<const Rule>(kSm90Fp8DeterministicRules)
-                                   : std::span<const Rule>(kSm90Fp8Rules);
+      return either(may_split(problem), kSm90Fp8Rules, kSm90Fp8UnsplitRules);
     case Mainloop::fp8_promoted:
-      return problem.deterministic ? std::span<const Rule>(kSm90PromotedDeterministicRules)
-                                   : std::span<const Rule>(kSm90PromotedRules);
+      return either(may_split(problem), kSm90PromotedRules, kSm90PromotedUnsplitRules);
   }
   return {};
 }

@@ -66,7 +66,6 @@ inline constexpr std::array kSm90PromotedTiles = {
     TileConfig{Mainloop::fp8_promoted, 128,  64, 128,  8, 2, 1, 1, Schedule::cooperative, false},
     TileConfig{Mainloop::fp8_promoted, 128,  96, 128,  7, 2, 1, 1, Schedule::cooperative, false},
     TileConfig{Mainloop::fp8_promoted, 128, 128, 128,  6, 1, 1, 1, Schedule::cooperative, false},
-    TileConfig{Mainloop::fp8_promoted, 128, 128, 128,  6, 2, 1, 1, Schedule::cooperative, false},
     TileConfig{Mainloop::fp8_promoted, 128, 144, 128,  5, 1, 1, 1, Schedule::cooperative, false},
     TileConfig{Mainloop::fp8_promoted, 128, 160, 128,  5, 2, 1, 1, Schedule::cooperative, false},
     TileConfig{Mainloop::fp8_promoted, 128, 192, 128,  4, 1, 1, 1, Schedule::cooperative, false},
@@ -153,7 +152,8 @@ inline constexpr std::array kSm90PromotedRules = {
     Rule{32, any, any, swapped(Mainloop::fp8_promoted, 64, 32), kStream},
     Rule{64, 2816, any, swapped(Mainloop::fp8_promoted, 64, 64, 3), kSplit3},
     Rule{64, 4224, any, swapped(Mainloop::fp8_promoted, 64, 64, 2), kSplit2},
-    Rule{64, any, any, basic(Mainloop::fp8_promoted, 64, 64), kStream},
+    Rule{64, any, any, basic(Mainloop::fp8_promoted, 64, 64),
+         "weights stream through tiles of 64 features once, for all tokens"},
     Rule{any, 2816, any, swapped(Mainloop::fp8_promoted, 64, 64, 2),
          "88 tiles of 64 features x 64 tokens at most: two CTAs a tile"},
     Rule{any, 4224, any, basic(Mainloop::fp8_promoted, 64, 64), "up to 132 tiles of 64 tokens x 64 features: one wave"},
@@ -230,7 +230,6 @@ inline constexpr std::array kSm90PromotedCosts = {
     TileCost{cooperative(Mainloop::fp8_promoted, 128, 64, 2, 1), kMiddleTokens, 260, 750},
     TileCost{cooperative(Mainloop::fp8_promoted, 128, 96, 2, 1), any, 337, 1500},
     TileCost{cooperative(Mainloop::fp8_promoted, 128, 128, 1, 1), any, 387, 2250},
-    TileCost{cooperative(Mainloop::fp8_promoted, 128, 128, 2, 1), any, 391, 2250},
     TileCost{cooperative(Mainloop::fp8_promoted, 128, 144, 1, 1), any, 468, 3000},
     TileCost{cooperative(Mainloop::fp8_promoted, 128, 160, 2, 1), any, 534, 2500},
     TileCost{cooperative(Mainloop::fp8_promoted, 128, 192, 1, 1), any, 567, 4000},
@@ -245,7 +244,7 @@ constexpr bool rows_exist(const std::array<TileCost, N>& costs) {
 }
 static_assert(rows_exist(kSm90Int8Costs) && rows_exist(kSm90Fp8Costs) && rows_exist(kSm90PromotedCosts));
 
-// Rules without the rows that split k: one accumulation order for all m (deterministic = true).
+// Rules without the rows that split k: one accumulation order for all m (deterministic = true), or too short a k.
 template <std::size_t N>
 constexpr std::size_t count_unsplit(const std::array<Rule, N>& rules) {
   std::size_t count = 0;
@@ -260,8 +259,17 @@ constexpr std::array<Rule, kCount> unsplit(const std::array<Rule, N>& rules) {
     if (!splits_k(rule.row)) kept[count++] = rule;
   return kept;
 }
-inline constexpr auto kSm90Fp8DeterministicRules = unsplit<count_unsplit(kSm90Fp8Rules)>(kSm90Fp8Rules);
-inline constexpr auto kSm90PromotedDeterministicRules = unsplit<count_unsplit(kSm90PromotedRules)>(kSm90PromotedRules);
-static_assert(well_formed(kSm90Fp8DeterministicRules) && well_formed(kSm90PromotedDeterministicRules));
+inline constexpr auto kSm90Int8UnsplitRules = unsplit<count_unsplit(kSm90Int8Rules)>(kSm90Int8Rules);
+inline constexpr auto kSm90Fp8UnsplitRules = unsplit<count_unsplit(kSm90Fp8Rules)>(kSm90Fp8Rules);
+inline constexpr auto kSm90PromotedUnsplitRules = unsplit<count_unsplit(kSm90PromotedRules)>(kSm90PromotedRules);
+static_assert(well_formed(kSm90Int8UnsplitRules) && well_formed(kSm90Fp8UnsplitRules) &&
+              well_formed(kSm90PromotedUnsplitRules));
+inline constexpr std::int64_t kMostParts = 3;  // that a row splits k into: each gets a block of 128 of it
+constexpr bool parts_are_few() {
+  for (const TileConfig& tile : kSm90Tiles)
+    if (tile.split_k > kMostParts) return false;
+  return true;
+}
+static_assert(parts_are_few());
 
 }  // namespace evergemm::plan_tables

@@ -241,6 +241,22 @@ TEST(Plan, HoppersRowsSplitNoFp8SumOfACallerWhoAsksForOneOrder) {
     }
 }
 
+// Three CTAs cannot share two blocks of k; such products went to the portable rows.
+TEST(Plan, AShortKStaysWithHoppersOwnRows) {
+  for (const DType dtype : {DType::int8, DType::float8_e4m3fn})
+    for (const bool fast : {false, true})
+      for (const std::int64_t m : {1, 16, 32, 64, 128, 160, 256})
+        for (const std::int64_t n : {64, 1280, 2112, 4096})
+          for (const std::int64_t k : {16, 128, 144, 256, 272, 384}) {
+            GemmProblem problem = problem_of(dtype, m, n, k);
+            problem.fast_accumulation = fast;
+            Plan chosen;
+            ASSERT_TRUE(plan(problem, facts_of("sm90a"), chosen).ok());
+            EXPECT_EQ(std::string(chosen.name).rfind("sm90_", 0), 0u)
+                << chosen.name << ' ' << m << ' ' << n << ' ' << k;
+          }
+}
+
 TEST(Plan, ExplainSaysHowAnArchitectureMultipliesFp8) {
   for (const char* architecture : {"sm75", "sm80", "sm86", "sm90a", "sm100", "sm103", "sm110"}) {
     GemmProblem problem = problem_of(DType::float8_e4m3fn, 64, 512, 512);

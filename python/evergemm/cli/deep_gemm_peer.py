@@ -25,11 +25,13 @@ def version() -> str:
 
 
 def _module():
+    if torch.cuda.get_device_capability() != (9, 0):  # its later kernels want scales that are powers of two
+        return None
     try:
         import deep_gemm
-    except (ImportError, OSError, RuntimeError):  # built for another torch, or without a compiler to be found
+    except Exception:  # built for another torch, no toolkit to be found: an AssertionError among others
         return None
-    return deep_gemm
+    return deep_gemm if hasattr(deep_gemm, "get_mn_major_tma_aligned_tensor") else None  # before 2.0: other names
 
 
 def dense(
@@ -40,7 +42,10 @@ def dense(
     module = _module()
     if module is None:
         return []
-    scale_a = module.get_mn_major_tma_aligned_tensor(scale_a)
+    try:
+        scale_a = module.get_mn_major_tma_aligned_tensor(scale_a)
+    except Exception:  # it compiles a kernel where the scales' pitch is no multiple of 16 bytes
+        return []
     scale_b = scale_b.t().contiguous()
 
     def call(i: int) -> torch.Tensor:
@@ -59,8 +64,13 @@ def grouped(
     k / 128, n / 128] float32. Name -> (the product alone, what puts its rows in the order of a): its own two layouts, into
     which the operands are brought before."""
     module = _module()
-    if module is None:
+    try:
+        return {} if module is None else _grouped(module, a, codes, scale_a, scale_b, counts)
+    except Exception:  # it compiles kernels for its layouts, too
         return {}
+
+
+def _grouped(module, a, codes, scale_a, scale_b, counts):
     experts, n, k = codes.shape
     rows = torch.arange(len(a), device=a.device)
     of = torch.repeat_interleave(torch.arange(experts), torch.tensor(counts)).to(a.device)
@@ -82,8 +92,10 @@ def grouped(
     masked_counts = torch.tensor(counts, dtype=torch.int32, device=a.device)
     expected = max(1, round(len(a) / experts))
 
+    product = getattr(module, "m_grouped_fp8_gemm_nt_masked", None) or module.fp8_m_grouped_gemm_nt_masked
+
     def call_masked(_: int) -> torch.Tensor:
-        module.fp8_m_grouped_gemm_nt_masked(masked, (codes, scale_b), masked_out, masked_counts, expected)
+        product(masked, (codes, scale_b), masked_out, masked_counts, expected)
         return masked_out
 
     whole = module.get_mk_alignment_for_contiguous_layout()

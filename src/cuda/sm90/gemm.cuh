@@ -508,15 +508,23 @@ struct Gemm {
 
   // ---- producer: column vectors, and block scales that only plain loads can read --------------------------------------
 
-  // Into L2, by a whole warp, a lane each 32 values.
+  // Into L2, by a whole warp, a lane each line of 32 values.
   static __device__ __forceinline__ void prefetch_weight_scales(const Arguments& p, const Cta& cta, const Tile& tile) {
     const int lane = threadIdx.x % 32, feature = kSwap ? tile.row : tile.column;
     const float* scales = weight_scales_of(p, tile);
     if (kPromoted && p.block_scales) {
-      scales += feature / kScaleBlockElements * p.scale_b_stride;
-      const int together = p.scale_b_k_stride == 1 ? 32 : 1;
-      for (int block = lane * together; block < cta.k_blocks; block += 32 * together)
-        ptx::prefetch_line(scales + block * p.scale_b_k_stride);
+      const int end = min(feature + (kSwap ? kConfig.m : kColumns), p.n);  // not behind `feature` past the edge
+      for (int at = feature / kScaleBlockElements; at * kScaleBlockElements < end; ++at) {
+        const float* first = scales + at * p.scale_b_stride + cta.k_begin * p.scale_b_k_stride;
+        if (p.scale_b_k_stride == 1) {
+          const auto bytes = reinterpret_cast<std::uintptr_t>(first), behind = bytes + cta.k_blocks * sizeof(float);
+          for (std::uintptr_t line = bytes / 128 * 128 + lane * 128; line < behind; line += 32 * 128)
+            ptx::prefetch_line(reinterpret_cast<const void*>(line));
+        } else {
+          for (int block = lane; block < cta.k_blocks; block += 32)
+            ptx::prefetch_line(first + block * p.scale_b_k_stride);
+        }
+      }
     } else if (lane * 32 < (kSwap ? kConfig.m : kColumns) && feature + lane * 32 < p.n) {
       ptx::prefetch_line(scales + (feature + lane * 32) * p.scale_b_stride);
     }
@@ -526,7 +534,6 @@ struct Gemm {
     const int lane = threadIdx.x % 32;
     const bool copy_scales = kPromoted && p.block_scales && !p.scales_by_tma;
     const bool leads = cta.part == 0;  // of a split k: the CTA that runs the epilogue
-    if (!copy_scales && !leads) return;
     // Scales of weights come from memory behind all the weights that are under way, so they are asked for with them.
     int scales_asked = cta.first_tile, scales_entry = 0;
     const int scales_ahead = (2 + (kStages - 1) / cta.k_blocks) * cta.tile_stride;
@@ -534,6 +541,10 @@ struct Gemm {
       for (; scales_asked < min(end, cta.tiles); scales_asked += cta.tile_stride)
         prefetch_weight_scales(p, cta, tile_at(p, cta, scales_asked, scales_entry));
     };
+    if (!copy_scales && !leads) {
+      ask_for_scales(cta.tiles);
+      return;
+    }
     if constexpr (kGrouped)
       if (p.early) ask_for_scales(cta.first_tile + scales_ahead);
     ptx::wait_for_previous_kernel();

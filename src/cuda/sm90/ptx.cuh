@@ -191,8 +191,6 @@ EVERGEMM_PTX void store_wait_read() {
 // Orders this thread's ordinary shared-memory writes before later reads by the copy engine.
 EVERGEMM_PTX void fence_for_copy_engine() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 
-// Of read-only memory, opaque to the compiler: a value that it knows to be the same for a warp it moves into a uniform
-// register at once, and waits for the load there instead of where the value is used.
 // True in one lane of a whole warp, always the same one. Unlike by threadIdx, the compiler knows by it that one lane is at work, and
 // needs no loop over lanes around what takes uniform registers.
 EVERGEMM_PTX bool elect_one() {
@@ -201,6 +199,8 @@ EVERGEMM_PTX bool elect_one() {
   return elected != 0;
 }
 
+// Of read-only memory, opaque to the compiler: a value that it knows to be the same for a warp it moves into a uniform
+// register at once, and waits for the load there instead of where the value is used.
 EVERGEMM_PTX float load_global_float(const float* from) {
   float value;
   asm volatile("ld.global.nc.f32 %0, [%1];" : "=f"(value) : "l"(from));
