@@ -84,7 +84,7 @@ def _grouped(module, a, codes, scale_a, scale_b, counts):
         scales_there[place] = scale_a
         return codes_there.view(a.dtype), scales_there
 
-    most = -(-max(counts) // 64) * 64
+    most = -(-max(counts) // 256) * 256  # whole tiles: what it writes past an expert's rows stays inside its places
     in_masked = of * most + rows - first[of]
     x, x_scale = spread(experts * most, in_masked)
     masked = (x.view(experts, most, k), module.get_mn_major_tma_aligned_tensor(x_scale.view(experts, most, -1)))

@@ -12,6 +12,7 @@ import functools
 import json
 import platform
 import statistics
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -153,9 +154,11 @@ def _calls(weights: Weights, routed: Routed) -> dict[str, Call]:
             continue
         error = float((result - wanted).norm() / wanted.norm())
         if not error < _ERROR_LIMIT or (weights.scheme == "int8" and not torch.equal(result, wanted)):
-            raise RuntimeError(
-                f"bench: expected the products of a loop over experts; got an error of {error:.2%}; {name}."
-            )
+            text = f"bench: expected the products of a loop over experts; got an error of {error:.2%}; {name}."
+            if name in (moe_bench.OURS, _LOOP):
+                raise RuntimeError(text)
+            warnings.warn(f"{text} It is left out.", stacklevel=2)
+            del found[name]
     return found
 
 

@@ -26,6 +26,13 @@ EncodeTiled encode_function() {
   return function;
 }
 
+// The driver wants a context that is current in this thread. A thread that has called nothing yet has none: the runtime binds the
+// device's own where it is told the device, not where it is asked for it.
+bool bind_context() {
+  int device = 0;
+  return cudaGetDevice(&device) == cudaSuccess && cudaSetDevice(device) == cudaSuccess;
+}
+
 constexpr std::int64_t kPitchLimit = std::int64_t{1} << 40;
 
 // Whether the copy engine can address it at all.
@@ -55,10 +62,13 @@ bool encode(const Matrix& matrix, std::int32_t box_inner, std::int32_t box_outer
   const cuuint32_t box[3] = {static_cast<cuuint32_t>(box_inner), static_cast<cuuint32_t>(box_outer), 1};
   const cuuint32_t steps[3] = {1, 1, 1};
   const cuuint32_t dimensions = matrix.planes == 0 ? 2 : 3;  // as many as the kernel's copies name
+  const auto made = [&] {
+    return function(&map, matrix.type, dimensions, const_cast<void*>(matrix.data), sizes, pitch, box, steps,
+                    CU_TENSOR_MAP_INTERLEAVE_NONE, swizzle, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+                    CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
+  };
   // Not kept between calls: the driver takes 47 ns, looking one up took nearly as long (docs/tuning_log.md).
-  return function(&map, matrix.type, dimensions, const_cast<void*>(matrix.data), sizes, pitch, box, steps,
-                  CU_TENSOR_MAP_INTERLEAVE_NONE, swizzle, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
-                  CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
+  return made() || (bind_context() && made());
 }
 
 }  // namespace evergemm::sm90
