@@ -90,6 +90,8 @@ inline constexpr std::array kSm90GroupedPromotedRules = {
                 "the same: short sums, stored often"},
     GroupedRule{96, any, grouped_row_of(Mainloop::fp8_promoted, 128, 128, false),
                 "a pair of tiles shares the tokens, and a share without rows is passed over"},
+    GroupedRule{320, 4096, grouped_row_of(Mainloop::fp8_promoted, 64, 128, false, Schedule::pingpong),
+                "small tiles waste little of an expert's last one"},
     GroupedRule{any, 1024, grouped_row_of(Mainloop::fp8_promoted, 128, 128, false),
                 "short sums: smaller tiles are stored while others multiply"},
     GroupedRule{any, any, grouped_row_of(Mainloop::fp8_promoted, 256, 128, false),
