@@ -264,12 +264,11 @@ inline constexpr auto kSm90Fp8UnsplitRules = unsplit<count_unsplit(kSm90Fp8Rules
 inline constexpr auto kSm90PromotedUnsplitRules = unsplit<count_unsplit(kSm90PromotedRules)>(kSm90PromotedRules);
 static_assert(well_formed(kSm90Int8UnsplitRules) && well_formed(kSm90Fp8UnsplitRules) &&
               well_formed(kSm90PromotedUnsplitRules));
-inline constexpr std::int64_t kMostParts = 3;  // that a row splits k into: each gets a block of 128 of it
-constexpr bool parts_are_few() {
-  for (const TileConfig& tile : kSm90Tiles)
-    if (tile.split_k > kMostParts) return false;
-  return true;
-}
-static_assert(parts_are_few());
+// Into how many parts a row splits k at most; each needs a block of 128 of it.
+inline constexpr std::int64_t kMostParts = [] {
+  std::int64_t most = 1;
+  for (const TileConfig& tile : kSm90Tiles) most = tile.split_k > most ? tile.split_k : most;
+  return most;
+}();
 
 }  // namespace evergemm::plan_tables
