@@ -12,7 +12,6 @@ import functools
 import json
 import platform
 import statistics
-import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -154,11 +153,9 @@ def _calls(weights: Weights, routed: Routed) -> dict[str, Call]:
             continue
         error = float((result - wanted).norm() / wanted.norm())
         if not error < _ERROR_LIMIT or (weights.scheme == "int8" and not torch.equal(result, wanted)):
-            text = f"bench: expected the products of a loop over experts; got an error of {error:.2%}; {name}."
-            if name in (moe_bench.OURS, _LOOP):
-                raise RuntimeError(text)
-            warnings.warn(f"{text} It is left out.", stacklevel=2)
-            del found[name]
+            raise RuntimeError(
+                f"bench: expected the products of a loop over experts; got an error of {error:.2%}; {name}."
+            )
     return found
 
 
