@@ -109,7 +109,7 @@ def gpu(
         left.plot(
             *zip(*points, strict=True),
             color=COLOURS.get(scheme, _INK),
-            linestyle="-" if ours else ":" if name == "DeepGEMM" else "--",
+            linestyle="-" if ours else "--" if name.startswith("torch") else ":",
             linewidth=1.8 if ours else 1.1,
             marker="o" if ours else None,
             markersize=4,
