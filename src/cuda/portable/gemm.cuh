@@ -281,7 +281,7 @@ struct Gemm {
     const std::int64_t begin = std::int64_t{range.first} * kDepth;
     Operand<kCopiesA> a = operand<false, kCopiesA>(p.a, p.a_stride, row, p.m, begin);
     Operand<kCopiesB> b = operand<true, kCopiesB>(p.b, p.b_stride, column, p.n, begin);
-    // In the places of other missing rows stand rows of b that this block copies anyway: the same token's row in all of them,
+    // Larger tiles have rows of b in the places of missing ones, which this block copies anyway: one token's row in all of them,
     // for every block, would crowd the memory that it is in (three times the time with 64 of 128 rows missing).
     if constexpr (!kSkipsMissingRows)
 #pragma unroll
