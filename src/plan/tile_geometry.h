@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <numeric>
 
+#include "evergemm/numerics.h"
 #include "plan/tile_config.h"
 
 namespace evergemm::plan_tables {
@@ -26,8 +27,8 @@ struct Geometry {
   std::int32_t rows_bytes, columns_bytes;  // of a stage: the operand on the M side, the operand on the N side
   std::int32_t tokens;                     // tokens in a tile
   std::int32_t rows_slice,
-      columns_slice;                     // of an operand's tile: what a CTA of a cluster fetches for all that share it
-  std::int32_t token_box;                // tokens of one copy: a grouped, swapped tile copies what it has
+      columns_slice;       // of an operand's tile: what a CTA of a cluster fetches for all that share it (slice_begin)
+  std::int32_t token_box;  // tokens of one copy: a grouped, swapped tile copies what it has
   std::int32_t scale_box, scale_copies;  // block scales of a stage: values of a copy, copies 128 tokens apart
   std::int32_t scale_bytes, scale_slot;
   std::int32_t chunk_columns, chunks, chunk_bytes;  // the epilogue stores 64 rows x chunk_columns at a time
@@ -39,6 +40,12 @@ struct Geometry {
   // byte offsets in dynamic shared memory
   std::int32_t at_rows, at_columns, at_staging, at_scales, at_barriers, at_vectors, at_partials, at_table, total_bytes;
 };
+
+// Where a CTA's slice of an operand's tile begins. The last one ends with the tile, and overlaps the one before it where slices
+// of whole swizzle atoms do not divide the tile: 144 columns come in fours as 40 from 0, 40, 80 and 104 on.
+EVERGEMM_HOST_DEVICE constexpr std::int32_t slice_begin(std::int32_t member, std::int32_t slice, std::int32_t side) {
+  return member * slice < side - slice ? member * slice : side - slice;
+}
 
 // Bytes of column vectors for one column.
 constexpr std::int32_t vector_bytes_per_column(Mainloop mainloop) { return mainloop == Mainloop::int8 ? 10 : 6; }
@@ -56,7 +63,8 @@ constexpr Geometry geometry_with_chunk(const TileConfig& config, std::int32_t ch
   g.columns_bytes = config.n * config.k;
   g.tokens = config.swap_ab ? config.n : config.m;
   g.rows_slice = config.m / config.cluster_n;
-  g.columns_slice = config.n / config.cluster_m;
+  g.columns_slice =
+      (config.n / kSwizzleRows + config.cluster_m - 1) / config.cluster_m * kSwizzleRows;  // whole atoms: may overlap
   g.token_box = !config.swap_ab ? g.rows_slice : g.tokens <= 64 ? 16 : 32;
   // The copy engine starts at multiples of 16 bytes, an expert's tokens anywhere: up to three values more.
   const std::int32_t before = config.grouped ? 4 : 0;
@@ -100,7 +108,7 @@ constexpr Geometry geometry_with_chunk(const TileConfig& config, std::int32_t ch
 constexpr Geometry geometry(const TileConfig& config) {
   if (config.n <= 32) return geometry_with_chunk(config, config.n);
   const bool wide = config.n % 64 == 0 || config.n % 64 >= 48;
-  if (config.mainloop == Mainloop::fp8_promoted && !config.swap_ab && !config.grouped) {
+  if (config.mainloop == Mainloop::fp8_promoted && !config.swap_ab) {
     const Geometry whole = geometry_with_chunk(config, wide ? 64 : 32, true);
     if (whole.staging_buffers >= kLeastStagingBuffers && whole.total_bytes <= kSm90SharedMemory) return whole;
   }
@@ -114,9 +122,12 @@ constexpr bool valid(const TileConfig& config) {
   if (g.total_bytes > kSm90SharedMemory || g.cluster_size > 8) return false;
   if (config.m % (cooperative ? 128 : 64) != 0 || config.n % 16 != 0 || config.n > 256) return false;
   if (config.k != 128 && config.k != 256) return false;
-  // each CTA of a cluster fetches a slice of whole 8-row swizzle atoms
-  if (config.m % (kSwizzleRows * config.cluster_n) != 0 || config.n % (kSwizzleRows * config.cluster_m) != 0)
+  // each CTA of a cluster fetches a slice of whole 8-row swizzle atoms; columns' slices may overlap where rows are not shared, too
+  if (config.m % (kSwizzleRows * config.cluster_n) != 0 ||
+      (config.n % (kSwizzleRows * config.cluster_m) != 0 && (config.cluster_n > 1 || config.grouped)))
     return false;
+  // every slice holds columns that no other one does
+  if ((config.cluster_m - 1) * g.columns_slice >= config.n) return false;
   if (g.chunk_columns > config.n || (!config.swap_ab && g.chunk_columns < 32)) return false;
   if (config.split_k > 1 && config.schedule == Schedule::pingpong) return false;
   // CTAs side by side along the tokens share an expert's rows; only swapped tiles can be made narrow for that

@@ -10,6 +10,8 @@
 
 #include "plan/portable.h"
 #include "plan/rules.h"
+#include "plan/sm90.h"
+#include "plan/tile_geometry.h"
 
 namespace evergemm {
 namespace {
@@ -255,6 +257,32 @@ TEST(Plan, AShortKStaysWithHoppersOwnRows) {
             EXPECT_EQ(std::string(chosen.name).rfind("sm90_", 0), 0u)
                 << chosen.name << ' ' << m << ' ' << n << ' ' << k;
           }
+}
+
+// Slices of whole swizzle atoms, which a cluster's CTAs fetch for each other, may overlap but leave nothing out.
+TEST(Plan, SlicesOfATileCoverIt) {
+  using namespace plan_tables;
+  const auto covered = [](std::int32_t members, std::int32_t slice, std::int32_t side) {
+    std::int32_t end = 0;
+    for (std::int32_t member = 0; member < members; ++member) {
+      const std::int32_t begin = slice_begin(member, slice, side);
+      if (begin % kSwizzleRows != 0 || begin > end || begin + slice <= end) return -1;  // a gap, or nothing of its own
+      end = begin + slice;
+    }
+    return end;
+  };
+  for (const TileConfig& tile : kSm90Tiles) {
+    const Geometry g = geometry(tile);
+    EXPECT_EQ(covered(tile.cluster_m, g.columns_slice, tile.n), tile.n) << name_of(tile).view();
+    EXPECT_EQ(covered(tile.cluster_n, g.rows_slice, tile.m), tile.m) << name_of(tile).view();
+  }
+  const auto fours = [](std::int32_t n, std::int32_t cluster_m, std::int32_t cluster_n) {
+    return TileConfig{Mainloop::fp8_fast, 128, n, 128, 4, cluster_m, cluster_n, 1, Schedule::cooperative, false};
+  };
+  EXPECT_EQ(geometry(fours(144, 4, 1)).columns_slice, 40);
+  EXPECT_TRUE(valid(fours(144, 4, 1)));
+  EXPECT_FALSE(valid(fours(80, 8, 1)));  // 16 from 0, 16, 32, 48, 64, and three with nothing left
+  EXPECT_FALSE(valid(fours(144, 4, 2)));
 }
 
 TEST(Plan, ExplainSaysHowAnArchitectureMultipliesFp8) {

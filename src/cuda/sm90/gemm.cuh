@@ -327,7 +327,7 @@ struct Gemm {
           if constexpr (kSwap)
             ptx::prefetch_box(&p.rows_map, k, tile.row + cta.column * kRowSlice);
           else
-            ptx::prefetch_box(&p.columns_map, k, tile.column + cta.row * kColumnSlice);
+            ptx::prefetch_box(&p.columns_map, k, tile.column + column_slice_begin(cta.row));
         }
     }
     int filled = 0;  // stages whose weights are on their way before there are tokens
@@ -359,12 +359,13 @@ struct Gemm {
           least_slices = 2;  // all that there is of both is what the first CTA fetches
       }
       const bool scales_there = load_scales && (kSwap ? columns_there : rows_there) > 0;
-      const int stage_bytes = (rows_of_slices<kRowSlice, kClusterN>(rows_there, p.short_rows, least_slices) +
-                               rows_of_slices<kColumnSlice, kClusterM>(columns_there, p.short_columns)) *
+      const int stage_bytes = (rows_of_slices<kRowSlice, kClusterN, kConfig.m>(rows_there, p.short_rows, least_slices) +
+                               rows_of_slices<kColumnSlice, kClusterM, kColumns>(columns_there, p.short_columns)) *
                                   kGeometry.k_steps * kSwizzleBytes +
                               (scales_there ? kGeometry.scale_bytes : 0);
       // Of this CTA's slices. A slice is copied whole, in a short box, or not at all.
-      const int row_slice = rows_there - cta.column * kRowSlice, column_slice = columns_there - cta.row * kColumnSlice;
+      const int columns_begin = column_slice_begin(cta.row);
+      const int row_slice = rows_there - cta.column * kRowSlice, column_slice = columns_there - columns_begin;
       const CUtensorMap* rows_map = is_whole<kRowSlice>(row_slice) ? &p.rows_map : &p.short_rows_map;
       const CUtensorMap* columns_map = is_whole<kColumnSlice>(column_slice) ? &p.columns_map : &p.short_columns_map;
       const bool rows_come = row_slice > 0 || cta.column < least_slices, columns_come = column_slice > 0;
@@ -384,9 +385,8 @@ struct Gemm {
             load_slice<(kClusterN > 1)>(rows + (step * kConfig.m + cta.column * kRowSlice) * kSwizzleBytes, rows_map, k,
                                         tile.row + cta.column * kRowSlice, arrived, rows_policy, rows_mask);
           if (with_columns)
-            load_slice<(kClusterM > 1)>(columns + (step * kColumns + cta.row * kColumnSlice) * kSwizzleBytes,
-                                        columns_map, k, tile.column + cta.row * kColumnSlice, arrived, columns_policy,
-                                        columns_mask);
+            load_slice<(kClusterM > 1)>(columns + (step * kColumns + columns_begin) * kSwizzleBytes, columns_map, k,
+                                        tile.column + columns_begin, arrived, columns_policy, columns_mask);
         }
         if (scales_there)
           ptx::load_box(cta.base + kGeometry.at_scales + filling * kGeometry.scale_slot, &p.scale_map,
@@ -426,13 +426,18 @@ struct Gemm {
   static __device__ __forceinline__ bool is_whole(int there) {
     return there > kSlice - plan_tables::kSwizzleRows;
   }
-  // Rows that come of a tile's side in kMembers slices, the first `least` of which come though nothing of them exists.
-  template <int kSlice, int kMembers>
+  static __device__ __forceinline__ int column_slice_begin(int member) {
+    return plan_tables::slice_begin(member, kGeometry.columns_slice, kColumns);
+  }
+  // Rows that come of a side of kSide in kMembers slices, the first `least` of which come though nothing of them exists.
+  template <int kSlice, int kMembers, int kSide>
   static __device__ __forceinline__ int rows_of_slices(int there, int short_rows, int least = 0) {
     int rows = 0;
 #pragma unroll
-    for (int member = 0; member < kMembers; ++member, there -= kSlice)
-      rows += is_whole<kSlice>(there) ? kSlice : there > 0 || member < least ? short_rows : 0;
+    for (int member = 0; member < kMembers; ++member) {
+      const int left = there - plan_tables::slice_begin(member, kSlice, kSide);
+      rows += is_whole<kSlice>(left) ? kSlice : left > 0 || member < least ? short_rows : 0;
+    }
     return rows;
   }
   template <bool kMulticast>
@@ -1092,8 +1097,7 @@ struct Gemm {
 
   // Block scales leave an epilogue nothing but the rounding. Where a warpgroup's whole share has a place to stand, all of it is
   // written there first: one fence and one round of stores, which nobody waits for before the next tile's end.
-  static constexpr bool kStagesShare =
-      kPromoted && !kSwap && !kGrouped && kStagingBuffers == kGeometry.slabs * kGeometry.chunks;
+  static constexpr bool kStagesShare = kPromoted && !kSwap && kStagingBuffers == kGeometry.slabs * kGeometry.chunks;
   template <bool kFloat16>
   static __device__ __forceinline__ void store_share(const Arguments& p, const Cta& cta, const Tile& tile,
                                                      int warpgroup, int first_row,
@@ -1126,17 +1130,22 @@ struct Gemm {
         }
     ptx::fence_for_copy_engine();
     __syncwarp();
-    if (lane != 0) return;
 #pragma unroll
-    for (int slab = 0; slab < kSlabs; ++slab)
+    for (int slab = 0; slab < kSlabs; ++slab) {
+      const int row = first_row + slab * kSlabRows + warp * kLines;
+      if (row >= row_limit(p, tile)) break;
 #pragma unroll
       for (int chunk = 0; chunk < kGeometry.chunks; ++chunk) {
-        const int row = first_row + slab * kSlabRows + warp * kLines, column = tile.column + column_of(chunk);
-        if (row < p.m && column < p.n)
-          ptx::store_box(&p.output_map, staging + (slab * kGeometry.chunks + chunk) * kGeometry.chunk_bytes, column,
-                         row);
+        const std::uint32_t lines = staging + (slab * kGeometry.chunks + chunk) * kGeometry.chunk_bytes;
+        const int column = tile.column + column_of(chunk);
+        if (column >= p.n) break;
+        if (kGrouped && row + kLines > tile.token_end)
+          store_lines<true>(p, tile, lines, row, column, lane);
+        else if (lane == 0)
+          store_lines_by_tma(p, tile, lines, row, column);
       }
-    ptx::store_commit();
+    }
+    if (lane == 0) ptx::store_commit();
   }
 
   // kCommon: nothing is added, 16-bit output, and the copy engine stores every chunk (grouped: but those at an expert's end).
@@ -1268,6 +1277,38 @@ struct Gemm {
       __syncwarp();
   }
 
+  // Lines of a staging buffer, tokens from `token` on, on their way out: by the copy engine (asked for by one thread) ..
+  static __device__ __forceinline__ void store_lines_by_tma(const Arguments& p, const Tile& tile, std::uint32_t staging,
+                                                            int token, int feature) {
+    if constexpr (kGrouped)
+      ptx::store_box(&p.output_map, staging, feature, token, tile.plane);
+    else
+      ptx::store_box(&p.output_map, staging, feature, token);
+  }
+  // .. or by kStoringThreads, 16 bytes each where all of a line's pieces are whole.
+  template <bool kWhole>
+  static __device__ __forceinline__ void store_lines(const Arguments& p, const Tile& tile, std::uint32_t staging,
+                                                     int token, int feature, int thread) {
+    constexpr int kPieces = kGeometry.output_box_inner / 8;
+#pragma unroll 1
+    for (int i = thread; i < kGeometry.output_box_outer * kPieces; i += kStoringThreads) {
+      const int line = i / kPieces, piece = i % kPieces;
+      const uint4 words = ptx::load_shared_16(staging + staged(line, piece));
+      const int left = p.n - feature - piece * 8;
+      if (token + line >= token_limit(p, tile) || left <= 0) continue;
+      std::uint16_t* to = static_cast<std::uint16_t*>(p.out) + output_begin(p, tile) + (token + line) * p.out_stride +
+                          feature + piece * 8;
+      if (kWhole || (p.vector_store && left >= 8)) {
+        *reinterpret_cast<uint4*>(to) = words;
+      } else {
+        const std::uint32_t word[4] = {words.x, words.y, words.z, words.w};
+#pragma unroll
+        for (int j = 0; j < 8; ++j)
+          if (j < left) to[j] = static_cast<std::uint16_t>(word[j / 2] >> (j % 2 * 16));
+      }
+    }
+  }
+
   // Through a staging buffer in the output's own order (transposed where swapped), then by the copy engine, which clips at
   // the edges, or 16 bytes a thread where pitch or base are not for it, or rows of another expert follow.
   template <bool kCommon>
@@ -1315,31 +1356,9 @@ struct Gemm {
     const int token = kSwap ? chunk_column : slab_row + warp * kLines, feature = kSwap ? slab_row : chunk_column;
     // The copy engine clips at the output's edges, not at an expert's last row.
     if ((kCommon || p.store_by_tma) && (!kGrouped || token + kLines <= tile.token_end)) {
-      if (thread == 0) {
-        if constexpr (kGrouped)
-          ptx::store_box(&p.output_map, staging, feature, token, tile.plane);
-        else
-          ptx::store_box(&p.output_map, staging, feature, token);
-      }
+      if (thread == 0) store_lines_by_tma(p, tile, staging, token, feature);
     } else {
-      constexpr int kPieces = kGeometry.output_box_inner / 8;
-#pragma unroll 1
-      for (int i = thread; i < kLines * kPieces; i += kStoringThreads) {
-        const int line = i / kPieces, piece = i % kPieces;
-        const uint4 words = ptx::load_shared_16(staging + staged(line, piece));
-        const int left = p.n - feature - piece * 8;
-        if (token + line >= token_limit(p, tile) || left <= 0) continue;
-        std::uint16_t* to = static_cast<std::uint16_t*>(p.out) + output_begin(p, tile) + (token + line) * p.out_stride +
-                            feature + piece * 8;
-        if (kCommon || (p.vector_store && left >= 8)) {
-          *reinterpret_cast<uint4*>(to) = words;
-        } else {
-          const std::uint32_t word[4] = {words.x, words.y, words.z, words.w};
-#pragma unroll
-          for (int j = 0; j < 8; ++j)
-            if (j < left) to[j] = static_cast<std::uint16_t>(word[j / 2] >> (j % 2 * 16));
-        }
-      }
+      store_lines<kCommon>(p, tile, staging, token, feature, thread);
       storing_threads_meet(warpgroup);
     }
     if (thread == 0) ptx::store_commit();  // one group a chunk either way: store_wait_read counts them

@@ -87,13 +87,20 @@ OutputKind output_kind(DType type) {
                                   : OutputKind::bfloat16;
 }
 
-// An operand in slices of its rows, and in what is left behind the last whole one: short_rows, in whole atoms of the swizzle.
-// in_corners: a short box is wanted where nothing is left, too (gemm.cuh, produce_operands).
-bool encode_operand(const Matrix& operand, std::int32_t slice, bool in_corners, CUtensorMap& map,
+// An operand in slices of a tile's side, and in what is left of slices behind the last whole one: short_rows, in whole atoms of
+// the swizzle (of slices that overlap, two may be cut: the longer). in_corners: a short box is wanted where nothing is left, too
+// (gemm.cuh, produce_operands).
+bool encode_operand(const Matrix& operand, std::int32_t side, std::int32_t slice, bool in_corners, CUtensorMap& map,
                     CUtensorMap& short_map, std::int32_t& short_rows) {
   constexpr std::int32_t kAtom = plan_tables::kSwizzleRows;
-  const auto left = static_cast<std::int32_t>(operand.outer % slice);
-  short_rows = left > slice - kAtom ? 0 : (left + kAtom - 1) / kAtom * kAtom;
+  const auto in_last_tile = static_cast<std::int32_t>(operand.outer % side);
+  short_rows = 0;
+  for (std::int32_t begin = 0, member = 0; begin < in_last_tile;
+       begin = plan_tables::slice_begin(++member, slice, side)) {
+    const std::int32_t left = in_last_tile - begin;
+    if (left <= slice - kAtom) short_rows = std::max(short_rows, (left + kAtom - 1) / kAtom * kAtom);
+    if (begin == side - slice) break;
+  }
   if (short_rows == 0 && in_corners) short_rows = kAtom;
   if (short_rows > 0 && !encode(operand, plan_tables::kSwizzleBytes, short_rows, CU_TENSOR_MAP_SWIZZLE_128B, short_map))
     return false;
@@ -108,9 +115,9 @@ bool encode_operand(const Matrix& operand, std::int32_t slice, bool in_corners, 
 bool fill_maps(const GemmProblem& problem, const TileConfig& tile, const Geometry& geometry, Parameters& p) {
   const Matrix a{problem.a, CU_TENSOR_MAP_DATA_TYPE_UINT8, 1, problem.k, problem.m, problem.a_stride};
   const Matrix b{problem.b, CU_TENSOR_MAP_DATA_TYPE_UINT8, 1, problem.k, problem.n, problem.b_stride};
-  if (!encode_operand(tile.swap_ab ? b : a, geometry.rows_slice, tile.cluster_m > 1 && tile.cluster_n > 1, p.rows_map,
-                      p.short_rows_map, p.short_rows) ||
-      !encode_operand(tile.swap_ab ? a : b, geometry.columns_slice, false, p.columns_map, p.short_columns_map,
+  if (!encode_operand(tile.swap_ab ? b : a, tile.m, geometry.rows_slice, tile.cluster_m > 1 && tile.cluster_n > 1,
+                      p.rows_map, p.short_rows_map, p.short_rows) ||
+      !encode_operand(tile.swap_ab ? a : b, tile.n, geometry.columns_slice, false, p.columns_map, p.short_columns_map,
                       p.short_columns))
     return false;
 
