@@ -42,6 +42,7 @@ inline constexpr std::array kSm90GroupedPromotedTiles = {
     TileConfig{Mainloop::fp8_promoted,  64, 128, 128,  7, 1, 1, 1, Schedule::pingpong, false, true},
     TileConfig{Mainloop::fp8_promoted, 128, 128, 128,  6, 1, 2, 1, Schedule::cooperative, false, true},
     TileConfig{Mainloop::fp8_promoted, 256, 128, 128,  4, 1, 2, 1, Schedule::cooperative, false, true},
+    TileConfig{Mainloop::fp8_promoted, 128, 160, 128,  4, 1, 1, 1, Schedule::cooperative, false, true},
 };
 // clang-format on
 inline constexpr auto kSm90GroupedTiles =
@@ -67,18 +68,22 @@ struct GroupedRule {
 };
 constexpr auto grouped_one_sum_rules(Mainloop mainloop) {
   return std::array{
-      GroupedRule{160, 1024, grouped_row_of(mainloop, 128, 64, true),
+      GroupedRule{160, 2048, grouped_row_of(mainloop, 128, 64, true),
                   "short sums: small tiles keep more experts' weights under way"},
       GroupedRule{32, any, grouped_row_of(mainloop, 128, 64, true),
                   "few tokens an expert: weights stream once, 128 features a tile"},
       GroupedRule{96, any, grouped_row_of(mainloop, 128, 128, true),
                   "an expert's tokens in one tile, or in even shares of up to 128, which read the weights twice"},
-      GroupedRule{192, any, grouped_row_of(mainloop, 128, 160, true, Schedule::pingpong),
+      GroupedRule{160, any, grouped_row_of(mainloop, 128, 160, true, Schedule::pingpong),
                   "an expert's tokens in one tile mostly, in pairs that share them"},
+      GroupedRule{320, any, grouped_row_of(mainloop, 128, 128, true, Schedule::pingpong),
+                  "even shares of up to 128; one warpgroup stores its tile while the other multiplies"},
       GroupedRule{any, 2048, grouped_row_of(mainloop, 128, 128, true, Schedule::pingpong),
                   "short sums: one warpgroup stores its tile while the other multiplies"},
-      GroupedRule{any, any, grouped_row_of(mainloop, 128, 256, true),
-                  "many tokens an expert: even shares of up to 256, read for two tiles at a time"},
+      GroupedRule{640, any, grouped_row_of(mainloop, 128, 256, true),
+                  "an expert's tokens in two or three even shares of up to 256, read for two tiles at a time"},
+      GroupedRule{any, any, grouped_row_of(mainloop, 128, 160, true, Schedule::pingpong),
+                  "many tokens an expert: even shares of up to 160, in pairs that share them"},
   };
 }
 inline constexpr auto kSm90GroupedInt8Rules = grouped_one_sum_rules(Mainloop::int8);
@@ -90,12 +95,14 @@ inline constexpr std::array kSm90GroupedPromotedRules = {
                 "the same: short sums, stored often"},
     GroupedRule{96, any, grouped_row_of(Mainloop::fp8_promoted, 128, 128, false),
                 "a pair of tiles shares the tokens, and a share without rows is passed over"},
-    GroupedRule{320, 4096, grouped_row_of(Mainloop::fp8_promoted, 64, 128, false, Schedule::pingpong),
+    GroupedRule{192, 4096, grouped_row_of(Mainloop::fp8_promoted, 64, 128, false, Schedule::pingpong),
                 "small tiles waste little of an expert's last one"},
+    GroupedRule{320, 4096, grouped_row_of(Mainloop::fp8_promoted, 128, 160, false),
+                "two or three tiles an expert: wide ones read the tokens less often"},
     GroupedRule{any, 1024, grouped_row_of(Mainloop::fp8_promoted, 128, 128, false),
                 "short sums: smaller tiles are stored while others multiply"},
     GroupedRule{any, any, grouped_row_of(Mainloop::fp8_promoted, 256, 128, false),
-                "many tokens an expert: weights are read once for 256"},
+                "many tokens an expert, or long sums: weights are read once for 256"},
 };
 template <std::size_t N>
 constexpr bool well_formed(const std::array<GroupedRule, N>& rules) {

@@ -126,11 +126,12 @@ TEST(GroupedPlan, EachRuleEndsAtItsRowsPerExpertAndK) {
     std::int64_t per_expert, k;
     std::int32_t one_sum, promoted;
   };
-  for (const Case& c :
-       {Case{160, 1024, 0, 1}, Case{161, 1024, 3, 1}, Case{32, 1040, 1, 0}, Case{33, 1040, 2, 0}, Case{48, 2064, 2, 0},
-        Case{49, 2048, 2, 1}, Case{49, 2064, 2, 2}, Case{96, 2064, 2, 2}, Case{97, 1024, 0, 1}, Case{97, 2064, 3, 3},
-        Case{192, 1040, 3, 1}, Case{193, 1024, 4, 1}, Case{193, 2064, 5, 3}, Case{320, 2048, 4, 1},
-        Case{320, 4096, 5, 3}, Case{320, 4112, 5, 5}, Case{321, 1024, 4, 4}, Case{321, 2048, 4, 5}}) {
+  for (const Case& c : {Case{160, 2048, 0, 1}, Case{161, 2048, 4, 1}, Case{32, 2064, 1, 0},  Case{33, 2064, 2, 0},
+                        Case{48, 2064, 2, 0},  Case{49, 2048, 0, 1},  Case{49, 2064, 2, 2},  Case{96, 4096, 2, 2},
+                        Case{96, 4112, 2, 2},  Case{97, 4112, 3, 6},  Case{97, 4096, 3, 3},  Case{160, 2064, 3, 3},
+                        Case{161, 2064, 4, 3}, Case{192, 2064, 4, 3}, Case{193, 2064, 4, 4}, Case{320, 2048, 4, 1},
+                        Case{320, 4096, 4, 4}, Case{320, 4112, 4, 6}, Case{321, 1024, 5, 5}, Case{321, 2048, 5, 6},
+                        Case{321, 2064, 6, 6}, Case{640, 2064, 6, 6}, Case{641, 2048, 5, 6}, Case{641, 2064, 7, 6}}) {
     SCOPED_TRACE(std::to_string(c.per_expert) + " rows an expert, k " + std::to_string(c.k));
     EXPECT_EQ(rule(Kind::int8, c.per_expert, c.k), c.one_sum);
     EXPECT_EQ(rule(Kind::fast, c.per_expert, c.k), c.one_sum);
